@@ -1,0 +1,1 @@
+"""roomcast: run a python-socketio application on many processes, joined by the broker of your choice."""

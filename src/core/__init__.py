@@ -1,0 +1,1 @@
+"""The part of roomcast that knows no broker: rooms, routing, ordering, recovery."""

@@ -1,0 +1,189 @@
+"""The seam between the core and a broker: what a broker must do, as numbered rules.
+
+A broker moves bytes between nodes, keeps this node's subjects alive across reconnections, and says
+honestly when it may have lost something. Everything else (requests, membership, deduplication, encoding,
+batching) is built once, in the core, from publish and subscribe. `tests/brokers/test_conformance.py` holds
+one test per rule and runs over every broker.
+
+ 1. `start` returns connected or raises `BrokerUnavailable` within `connect_timeout`. From then on the broker
+    reconnects by itself, for ever, with jittered back-off, first retry at once, and restores its subjects.
+ 2. `subscribe` is a barrier: once it returns, every publish that starts later, on any node, is delivered
+    here. It is idempotent and plural, one round trip. Without a connection it keeps the subjects, to be
+    restored with the connection, and raises `BrokerUnavailable`.
+ 3. `unsubscribe` is idempotent; what is in flight may still arrive and is ignored by the core. Without a
+    connection it forgets the subjects and returns.
+ 4. The order of publishes is fixed at the call, before the first suspension: calls made one after the other
+    are delivered in that order, awaited one by one or not.
+ 5. `publish` resolves once the message is accepted (`guarantees.confirmed`) or handed to the connection. It
+    fails definitely (`PublishRejected`, `PayloadTooLarge`; `BrokerUnavailable` when there is no connection:
+    nothing was sent) or indefinitely (`PublishUnconfirmed`); never silently, never by retrying behind the
+    caller's back, never by buffering for a later connection, never with a `CancelledError` nobody sent.
+ 6. A subscribed node receives its own publications, or `guarantees.echo` says that it does not.
+ 7. `receive` waits for at least one event and returns all that are ready, in order. One consumer at a time;
+    cancelling it loses nothing. The buffer behind it is bounded by `BrokerConfig.buffer` deliveries.
+ 8. Nothing is lost without a `Gap`, in line, before the first delivery after the loss: overflow of the buffer,
+    a reconnection, a slow-consumer cut, a trimmed log. A lost connection is one `Gap("disconnected",
+    ongoing=True)` when it is noticed and one `Gap("reconnected")` when all subjects are heard again.
+ 9. Order is FIFO per publishing node across all its subjects (`guarantees.order == "publisher"`), at least
+    per subject otherwise ("subject"), and one order for everybody on a log ("total").
+10. A delivery has a `position` exactly when `log` is set. Positions are opaque to the core.
+11. `aclose` is idempotent and works while calls are blocked (they raise `BrokerClosed`); it flushes accepted
+    publishes, within a bound, and leaves no task, socket, queue or key behind.
+12. A dead link is noticed without the kernel's help: a connection that carries nothing any more is declared
+    lost within two `BrokerConfig.heartbeat` periods.
+13. Errors of the client library stay inside: what leaves a broker is one of `roomcast.core.errors`, raised
+    from the client's own, with no credentials in its text.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NewType, Protocol
+
+Subject = NewType("Subject", str)
+"""An address on the broker: dot-separated tokens of `A-Za-z0-9_-`, at most 200 characters, prefix first."""
+
+Order = Literal["subject", "publisher", "total"]
+
+GapReason = Literal["disconnected", "reconnected", "overflow", "missed", "given_up", "trimmed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in a log. Only positions of one epoch can be compared: an offset alone lies after a reset.
+
+    Attributes:
+        epoch: names one life of the log; a deleted, trimmed or recreated log has a new one.
+        offset: where in that life, as the broker spells it.
+    """
+
+    epoch: str
+    offset: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One payload that arrived on one subject."""
+
+    subject: Subject
+    payload: bytes
+    position: Position | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Something was, or may have been, lost here.
+
+    Attributes:
+        reason: "disconnected" and "reconnected" (the link), "overflow" (this node, or the broker on its
+            behalf, could not keep up), "missed" (a publisher's numbers have a hole), "given_up" (this node's
+            outbox abandoned messages that no broker had confirmed), "trimmed" (a log's retention).
+        subject: the subject concerned; None means any subject of this node.
+        origin: id of the node whose messages are missing, when known.
+        missed: how many messages, when known.
+        ongoing: True while the loss goes on (the link is down), False once it is over.
+    """
+
+    reason: GapReason
+    subject: Subject | None = None
+    origin: str | None = None
+    missed: int | None = None
+    ongoing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Guarantees:
+    """What a broker promises; a value that the core and the conformance suite both read.
+
+    Attributes:
+        order: see rule 9.
+        confirmed: `publish` resolves only when the broker itself has the message.
+        max_payload: largest payload in bytes. Final once `start` has returned.
+        echo: a subscribed node receives its own publications.
+        partitions: None when a subject per room is cheap; else the fixed number of subjects that rooms hash
+            onto, because the broker bears only few subjects.
+    """
+
+    order: Order
+    confirmed: bool
+    max_payload: int
+    echo: bool = True
+    partitions: int | None = None
+
+
+class Log(Protocol):
+    """The one optional capability of a broker: it remembers."""
+
+    async def replay(self, subjects: Collection[Subject], after: Position, /) -> Sequence[Delivery]:
+        """Everything on `subjects` after a position, oldest first, or `ReplayUnavailable`."""
+        ...
+
+
+class Broker(Protocol):
+    """The seam: two facts and six verbs. The rules are in this module's docstring."""
+
+    @property
+    def guarantees(self) -> Guarantees:
+        """What this broker promises."""
+        ...
+
+    @property
+    def log(self) -> Log | None:
+        """The log, when the broker keeps one (rule 10)."""
+        ...
+
+    async def start(self) -> None:
+        """Connect, or raise `BrokerUnavailable` (rule 1)."""
+        ...
+
+    async def aclose(self) -> None:
+        """Flush, disconnect and leave nothing behind (rule 11)."""
+        ...
+
+    def publish(self, subject: Subject, payload: bytes, /) -> Awaitable[Position | None]:
+        """Send one payload; order is fixed by the call (rules 4 and 5).
+
+        Either a coroutine function or a plain method that returns a future will do: the core starts each
+        coroutine as a task, in the order of the calls, and uses a future as it is.
+        """
+        ...
+
+    async def subscribe(self, subjects: Collection[Subject], /) -> None:
+        """Hear these subjects from now on; a barrier (rule 2)."""
+        ...
+
+    async def unsubscribe(self, subjects: Collection[Subject], /) -> None:
+        """Stop hearing these subjects (rule 3)."""
+        ...
+
+    async def receive(self) -> Sequence[Delivery | Gap]:
+        """All events that are ready, at least one, in order (rules 7 and 8)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerConfig:
+    """What a broker is made from. A broker class is called with one of these.
+
+    Attributes:
+        url: the URL with roomcast's own options taken out. May hold credentials: never log it.
+        parameters: the query parameters that are the broker's own, each one named in the class attribute
+            `parameters: frozenset[str]` of the broker class. Parameters nobody knows were refused before.
+        prefix: the head of every channel, exchange and key that the broker touches.
+        node: this node's id, for connection names that an operator can read.
+        connect_timeout: seconds that `start`, and each later attempt, may take.
+        heartbeat: seconds between checks of the link (rule 12).
+        max_payload: largest payload in bytes to accept, whatever the broker itself could carry.
+        buffer: how many received deliveries may wait for `receive` (rule 7).
+        connect: makes another broker from a URL, with everything else as here; for a broker that only finds
+            or starts a server and leaves the talking to the broker of that server.
+    """
+
+    url: str = field(repr=False)
+    parameters: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    prefix: str = "roomcast"
+    node: str = "node"
+    connect_timeout: float = 5.0
+    heartbeat: float = 5.0
+    max_payload: int = 1024 * 1024
+    buffer: int = 65_536
+    connect: Callable[[str], Broker] | None = field(default=None, repr=False)
