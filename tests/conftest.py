@@ -1,0 +1,49 @@
+"""Fixtures that every test may use."""
+
+import pytest
+
+from tests.services import SERVERS, SharedBrokers, required
+
+_shared = pytest.StashKey[SharedBrokers]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_shared] = SharedBrokers()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[_shared].close()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say which brokers the run used, and which were not to be had."""
+    sources = config.stash[_shared].sources
+    if sources:
+        terminalreporter.section(f"brokers (missing ones {'fail' if required() else 'skip their tests'})")
+    for scheme, source in sources.items():
+        had = "" if scheme in config.stash[_shared].found else "MISSING: "
+        terminalreporter.line(f"{SERVERS[scheme].name}: {had}{source}")
+
+
+@pytest.fixture(scope="session")
+def shared_brokers(pytestconfig: pytest.Config) -> SharedBrokers:
+    """The shared Redis, NATS and RabbitMQ of this run: `shared_brokers.url("redis" | "nats" | "amqp")`."""
+    return pytestconfig.stash[_shared]
+
+
+@pytest.fixture
+def redis_url(shared_brokers: SharedBrokers) -> str:
+    """A Redis to use, never to break."""
+    return shared_brokers.url("redis")
+
+
+@pytest.fixture
+def nats_url(shared_brokers: SharedBrokers) -> str:
+    """A NATS to use, never to break."""
+    return shared_brokers.url("nats")
+
+
+@pytest.fixture
+def amqp_url(shared_brokers: SharedBrokers) -> str:
+    """A RabbitMQ to use, never to break."""
+    return shared_brokers.url("amqp")
