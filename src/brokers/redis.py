@@ -1,0 +1,252 @@
+"""The broker over Redis publish/subscribe: `redis://`, `rediss://` (TLS) and `unix://` (a local socket).
+
+A subject is a Redis channel, verbatim. What goes out is packed by hand at the call, which fixes the order
+(rule 4), and written in large batches while earlier ones are still unconfirmed. The two connections below
+are `redis_link.Link`; this module keeps what outlives a link: the subjects, what was received, and the task
+that makes the next one.
+"""
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from typing import Any, ClassVar
+
+from roomcast.brokers.redis_link import PARAMETERS, Link, endpoint
+from roomcast.core.broker import BrokerConfig, Delivery, Gap, Guarantees, Log, Subject
+from roomcast.core.errors import (
+    BrokerClosed,
+    BrokerError,
+    BrokerUnavailable,
+    ConfigurationError,
+    PayloadTooLarge,
+    PublishUnconfirmed,
+)
+
+_logger = logging.getLogger(__name__)
+
+_LARGEST = 512 * 1024 * 1024
+"""Bytes: what Redis carries in one string, whatever the configuration asks for."""
+_FLUSH = 1.0
+"""Seconds that `aclose` waits for the confirmation of what was accepted."""
+_DELAY, _LONGEST_DELAY = 0.05, 1.0
+"""Seconds between attempts to reconnect: the second attempt's, and the cap."""
+
+
+class RedisBroker:
+    """Redis publish/subscribe over one link of two connections.
+
+    Order is FIFO per publishing node, across subjects. A publish resolves with the reply to its PUBLISH:
+    the server has then handed the message to the connections of all subscribers. A cancelled publish was
+    sent all the same.
+    """
+
+    parameters: ClassVar[frozenset[str]] = PARAMETERS
+    log: Log | None = None
+
+    def __init__(self, config: BrokerConfig) -> None:
+        self._config = config
+        self._endpoint = endpoint(config)
+        self._names: dict[bytes, Subject] = {}  # the subjects to hear, by channel
+        self._events: deque[Delivery | Gap] = deque()
+        self._ready = asyncio.Event()
+        self._link: Link | None = None
+        self._keeper: asyncio.Task[Any] | None = None
+        self._closed = False
+        limit = min(config.max_payload, _LARGEST)
+        self.guarantees = Guarantees(order="publisher", confirmed=True, max_payload=limit)
+
+    async def start(self) -> None:
+        """Connect, or raise `BrokerUnavailable`, or `ConfigurationError` when Redis refuses this user."""
+        self._check_open()
+        if self._keeper is not None:
+            return
+        self._keeper = connecting = asyncio.create_task(self._connect(), name="roomcast-redis-start")
+        try:
+            link = await connecting
+        except asyncio.CancelledError as exc:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():  # rule 11: aclose ended it
+                raise self._closed_error() from exc
+            raise
+        finally:
+            self._keeper = None
+        if self._closed:
+            await link.aclose()
+            raise self._closed_error()
+        self._keeper = asyncio.create_task(self._keep(link), name="roomcast-redis-link")
+
+    async def aclose(self) -> None:
+        """Flush what was accepted, for a second at most, then disconnect (rule 11)."""
+        if self._closed:
+            return
+        self._closed = True
+        self._ready.set()
+        link, self._link = self._link, None
+        try:
+            if link is not None:
+                await link.flush(_FLUSH)
+        finally:
+            if link is not None:
+                link.end(
+                    lambda: PublishUnconfirmed("Closed before Redis confirmed the message.", broker="redis"),
+                    self._closed_error,
+                )
+            if (keeper := self._keeper) is not None:
+                keeper.cancel()
+                await asyncio.gather(keeper, return_exceptions=True)
+
+    def publish(self, subject: Subject, payload: bytes, /) -> asyncio.Future[None]:
+        """Queue one PUBLISH, in the order of the calls; the future resolves with the reply (rules 4, 5)."""
+        link = self._link
+        if link is None:
+            return _failed(self._closed_error() if self._closed else self._unavailable_error())
+        size = len(payload)
+        if size > self.guarantees.max_payload:
+            limit = self.guarantees.max_payload
+            return _failed(PayloadTooLarge(size=size, limit=limit, broker="redis"))
+        return link.publish(subject.encode(), payload)
+
+    async def subscribe(self, subjects: Collection[Subject], /) -> None:
+        """Hear these subjects: a SUBSCRIBE again for those heard already, so that it bars too (rule 2)."""
+        self._check_open()
+        channels = {subject.encode(): subject for subject in subjects}
+        self._names.update(channels)
+        if (link := self._link) is None:
+            raise self._unavailable_error()
+        try:
+            await link.subscribe(channels)
+        except ConfigurationError:
+            for channel in channels:
+                self._names.pop(channel, None)
+            raise
+
+    async def unsubscribe(self, subjects: Collection[Subject], /) -> None:
+        """Stop hearing these subjects; what still arrives on them is dropped here (rule 3)."""
+        self._check_open()
+        channels = {subject.encode() for subject in subjects}
+        for channel in channels:
+            self._names.pop(channel, None)
+        if (link := self._link) is not None:
+            with suppress(BrokerUnavailable):  # the next link will not know them
+                await link.unsubscribe(channels)
+
+    async def receive(self) -> Sequence[Delivery | Gap]:
+        """All that has arrived, at least one event (rule 7)."""
+        while not self._events:
+            self._check_open()
+            self._ready.clear()
+            await self._ready.wait()
+        events = tuple(self._events)
+        self._events.clear()
+        return events
+
+    async def _connect(self) -> Link:
+        """One attempt: both connections, then all subjects; only then does anybody see the link.
+
+        The connections have `connect_timeout`. Subjects may be so many that they take longer than that:
+        while they are restored, the link's own watch says whether there is progress.
+        """
+        config = self._config
+        names = [f"{config.prefix}:{config.node}:{role}" for role in ("hears", "tells")]
+        hears, tells = await self._endpoint.dial(names, within=config.connect_timeout)
+        link = Link(hears, tells, heartbeat=config.heartbeat, deliver=self._deliver, lost=self._lost)
+        try:
+            await self._restore(link)
+        except BaseException:
+            link.end(self._unavailable_error, self._unavailable_error)
+            await link.aclose()
+            raise
+        self._link = link
+        return link
+
+    async def _restore(self, link: Link) -> None:
+        """Subscribe to every subject, those included that come or go meanwhile."""
+        heard: set[bytes] = set()
+        while heard != self._names.keys():
+            fresh, stale = self._names.keys() - heard, heard - self._names.keys()
+            await link.subscribe(fresh)
+            await link.unsubscribe(stale)
+            heard = (heard | fresh) - stale
+
+    async def _keep(self, link: Link) -> None:
+        """Replace the link whenever it is lost, for ever (rule 1)."""
+        try:
+            while True:
+                await link.over.wait()
+                await link.aclose()
+                link = await self._reconnect()
+        finally:
+            await link.aclose()
+
+    async def _reconnect(self) -> Link:
+        delay, said = _DELAY, ""
+        while True:
+            try:
+                link = await self._connect()
+            except (BrokerError, ConfigurationError) as exc:
+                if said != (said := str(exc)):
+                    _logger.warning("Trying to restore the link: %s", said)
+            else:
+                _logger.info("The link to Redis at %s is restored.", self._endpoint.address)
+                self._put_gap(Gap("reconnected"))
+                return link
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+            delay = min(2 * delay, _LONGEST_DELAY)
+
+    def _lost(self, link: Link, cause: Exception) -> None:
+        if self._link is link:
+            self._link = None
+            _logger.warning("The link to Redis at %s is lost: %s", self._endpoint.address, cause)
+            self._put_gap(Gap("disconnected", ongoing=True))
+
+    def _deliver(self, channel: bytes, payload: bytes) -> None:
+        subject = self._names.get(channel)
+        if subject is None:  # unsubscribed while it was on its way
+            return
+        if len(self._events) < self._config.buffer:
+            self._events.append(Delivery(subject, payload))
+            self._ready.set()
+        else:
+            self._overflow(1)
+
+    def _overflow(self, missed: int) -> None:
+        """Count what found no room, in line, where the loss begins (rule 8)."""
+        last = self._events[-1] if self._events else None
+        if isinstance(last, Gap) and last.reason == "overflow":
+            self._events[-1] = Gap("overflow", missed=(last.missed or 0) + missed)
+        else:
+            self._events.append(Gap("overflow", missed=missed))
+        self._ready.set()
+
+    def _put_gap(self, gap: Gap) -> None:
+        """A change of the link; in a full buffer the ones before it, that nobody has read, fall together."""
+        if gap.ongoing and len(self._events) >= self._config.buffer:
+            missed = 0
+            while self._events and isinstance(last := self._events[-1], Gap):
+                missed += last.missed or 0
+                self._events.pop()
+            if missed:
+                self._overflow(missed)
+        self._events.append(gap)
+        self._ready.set()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise self._closed_error()
+
+    def _closed_error(self) -> BrokerClosed:
+        return BrokerClosed("The Redis broker is closed.", broker="redis")
+
+    def _unavailable_error(self) -> BrokerUnavailable:
+        return BrokerUnavailable(
+            f"There is no link to Redis at {self._endpoint.address} now.", broker="redis"
+        )
+
+
+def _failed(error: BrokerError) -> asyncio.Future[None]:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future

@@ -1,0 +1,421 @@
+"""The link of a node to Redis: two connections that live and die together, and how they are made.
+
+One connection hears and one tells; a node that hears but cannot tell, or the reverse, is a node that is half
+there, so when either dies both are lost. The client library is used for the connection alone (TLS,
+authentication, parsing): its own pool, retries and resubscription lose or repeat messages without a word.
+
+Replies come back in the order of the commands, so a deque of futures is all the bookkeeping there is, and
+many batches may be on their way before the first is confirmed.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, cast
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from roomcast.core.broker import BrokerConfig
+from roomcast.core.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    ConfigurationError,
+    PublishRejected,
+    PublishUnconfirmed,
+)
+
+try:
+    from redis import asyncio as redis_asyncio
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.exceptions import AuthenticationError, RedisError, ResponseError
+except ImportError as missing:
+    raise ConfigurationError('redis:// needs the Redis client: pip install "roomcast[redis]"') from missing
+
+_WINDOW = 16_384
+"""How many replies may be outstanding on a connection before the writer waits for some of them."""
+_BATCH = 256 * 1024
+"""Bytes after which a batch is written, whatever else is waiting."""
+_CHANNELS = 512
+"""Channels in one SUBSCRIBE. The confirmations of a boundless one could fill the server's output buffer."""
+_SHAPES = (
+    "A Redis URL is redis://[user:password@]host[:port][/database], rediss:// likewise for TLS, "
+    "or unix:///path[?db=database]; special characters of a password are percent-encoded."
+)
+
+PARAMETERS = frozenset(
+    {"db", "ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"}
+)
+
+
+class _Connection(Protocol):
+    """What is used of `redis.asyncio.Connection`, which is not fully typed."""
+
+    @property
+    def is_connected(self) -> bool: ...
+    async def connect(self) -> None: ...
+    async def disconnect(self, nowait: bool = False) -> None: ...
+    async def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None: ...
+    async def read_response(self) -> object: ...
+
+
+class _Line:
+    """One connection: commands leave in the order of the calls, and replies settle them in that order."""
+
+    def __init__(
+        self,
+        connection: _Connection,
+        deliver: Callable[[bytes, bytes], None],
+        refused: Callable[[ResponseError], Exception],
+        fail: Callable[[Exception], None],
+    ) -> None:
+        self._connection = connection
+        # The one private attribute: only the transport can drop what a silent server will never read.
+        self._writer = cast("asyncio.StreamWriter | None", getattr(connection, "_writer", None))
+        self._deliver = deliver
+        self._refused = refused
+        self._fail = fail
+        self._loop = asyncio.get_running_loop()
+        self._pending: deque[tuple[bytes, asyncio.Future[None], int]] = deque()
+        # A command with n replies stands here n times: None, and last the future it resolves.
+        self._inflight: deque[asyncio.Future[None] | None] = deque()
+        self._wake = asyncio.Event()
+        self._full = False
+        self.heard = True
+        self.silences = 0
+        self._tasks = (
+            self._loop.create_task(self._read(), name="roomcast-redis-read"),
+            self._loop.create_task(self._write(), name="roomcast-redis-write"),
+        )
+
+    def send(self, command: bytes, replies: int = 1) -> asyncio.Future[None]:
+        """Queue a packed command; the future resolves with its last reply, or with its error."""
+        future = self._loop.create_future()
+        self._pending.append((command, future, replies))
+        self._wake.set()
+        return future
+
+    def ping(self) -> None:
+        """Ask for a sign of life; that it came is seen in `heard`."""
+        self.send(b"*1\r\n$4\r\nPING\r\n").cancel()
+
+    def waiting(self) -> list[asyncio.Future[None]]:
+        """The futures of all commands without a reply, written or not."""
+        futures = [future for future in self._inflight if future is not None]
+        futures.extend(future for _, future, _ in self._pending)
+        return [future for future in futures if not future.done()]
+
+    def abandon(self, sent: Callable[[], BrokerError], unsent: Callable[[], BrokerError]) -> None:
+        """Stop both directions at once and fail every future, by whether its command was ever written."""
+        for task in self._tasks:
+            task.cancel()
+        if self._writer is not None:
+            self._writer.transport.abort()
+        for future in self._inflight:
+            if future is not None and not future.done():
+                future.set_exception(sent())
+        for _, future, _ in self._pending:
+            if not future.done():
+                future.set_exception(unsent())
+        self._inflight.clear()
+        self._pending.clear()
+
+    async def aclose(self) -> None:
+        """Wait until the tasks and the socket of an abandoned line are gone."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._connection.disconnect(nowait=True)
+        if self._writer is not None:
+            with suppress(OSError):  # the error that ended the connection, told before
+                await self._writer.wait_closed()
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                self._full = len(self._inflight) >= _WINDOW
+                if self._full or not self._pending:
+                    self._wake.clear()
+                    await self._wake.wait()
+                    continue
+                batch = self._next_batch()
+                if not self._connection.is_connected:  # sending would reconnect, behind the link's back
+                    return
+                await self._connection.send_packed_command(batch, check_health=False)
+        except Exception as exc:  # noqa: BLE001 - whatever ends this loop ends the link, and says so
+            self._fail(exc)
+
+    def _next_batch(self) -> list[bytes]:
+        batch: list[bytes] = []
+        size = 0
+        pending, inflight = self._pending, self._inflight
+        while pending and size < _BATCH and len(inflight) < _WINDOW:
+            command, future, replies = pending.popleft()
+            batch.append(command)
+            size += len(command)
+            if replies > 1:
+                inflight.extend([None] * (replies - 1))
+            inflight.append(future)
+        return batch
+
+    async def _read(self) -> None:
+        read, deliver, inflight = self._connection.read_response, self._deliver, self._inflight
+        try:
+            while True:
+                try:
+                    reply = await read()
+                except ResponseError as exc:
+                    self._refuse(exc)
+                    continue
+                self.heard = True
+                if type(reply) is list:
+                    parts = cast("list[bytes]", reply)
+                    if parts[0] == b"message":
+                        deliver(parts[1], parts[2])
+                        continue
+                future = inflight.popleft()
+                if future is not None and not future.done():
+                    future.set_result(None)
+                if self._full:
+                    self._wake.set()
+        except Exception as exc:  # noqa: BLE001 - whatever ends this loop ends the link, and says so
+            self._fail(exc)
+
+    def _refuse(self, exc: ResponseError) -> None:
+        """Settle the oldest command with the error that is its only reply, however many it could have had."""
+        self.heard = True
+        while (future := self._inflight.popleft()) is None:
+            pass
+        if not future.done():
+            future.set_exception(self._refused(exc))
+        self._wake.set()
+
+
+class Link:
+    """The two lines of one life of the broker, and the task that watches over both.
+
+    Args:
+        hears: the connection that subscribes.
+        tells: the connection that publishes.
+        heartbeat: seconds, see rule 12.
+        deliver: is called with the channel and the payload of everything heard.
+        lost: is called once, at the moment the link is lost.
+    """
+
+    def __init__(
+        self,
+        hears: _Connection,
+        tells: _Connection,
+        *,
+        heartbeat: float,
+        deliver: Callable[[bytes, bytes], None],
+        lost: Callable[["Link", Exception], None],
+    ) -> None:
+        self._lost = lost
+        self.over = asyncio.Event()
+        self._hears = _Line(hears, deliver, _channels_refused, self._lose)
+        self._tells = _Line(tells, deliver, _publish_refused, self._lose)
+        self._watching = asyncio.create_task(self._watch(heartbeat / 2), name="roomcast-redis-watch")
+
+    def publish(self, channel: bytes, payload: bytes) -> asyncio.Future[None]:
+        """Queue one PUBLISH; packing it by hand costs a third of what the library's packer takes."""
+        return self._tells.send(
+            b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+            % (len(channel), channel, len(payload), payload)
+        )
+
+    async def subscribe(self, channels: Collection[bytes]) -> None:
+        """Hear these channels; returns when every one is confirmed."""
+        await self._tell_channels(b"SUBSCRIBE", channels)
+
+    async def unsubscribe(self, channels: Collection[bytes]) -> None:
+        """Hear these channels no more; returns when every one is confirmed."""
+        await self._tell_channels(b"UNSUBSCRIBE", channels)
+
+    async def _tell_channels(self, verb: bytes, channels: Collection[bytes]) -> None:
+        """Send commands for all channels, one behind the other, then wait for all confirmations."""
+        await asyncio.gather(
+            *(self._hears.send(_pack(verb, *some), len(some)) for some in _chunks(channels, _CHANNELS))
+        )
+
+    async def flush(self, within: float) -> None:
+        """Wait for the confirmation of everything published, for so many seconds at most."""
+        if futures := self._tells.waiting():
+            await asyncio.wait(futures, timeout=within)
+
+    def end(self, sent: Callable[[], BrokerError], unsent: Callable[[], BrokerError]) -> None:
+        """Stop everything: what is published and unconfirmed fails as `sent`, the rest as `unsent`."""
+        self.over.set()
+        self._watching.cancel()
+        self._tells.abandon(sent, unsent)
+        self._hears.abandon(unsent, unsent)
+
+    async def aclose(self) -> None:
+        """Wait until the tasks and sockets of an ended link are gone."""
+        await asyncio.gather(self._watching, return_exceptions=True)
+        await self._hears.aclose()
+        await self._tells.aclose()
+
+    def _lose(self, cause: Exception) -> None:
+        """Declare the link lost, once: nothing stays in flight, and nothing is sent or heard any more."""
+        if self.over.is_set():
+            return
+        self.end(
+            lambda: _caused(PublishUnconfirmed, "The link broke before Redis confirmed the message.", cause),
+            lambda: _caused(BrokerUnavailable, "The link to Redis broke; it is being restored.", cause),
+        )
+        self._lost(self, cause)
+
+    async def _watch(self, beat: float) -> None:
+        """Ask both lines for a sign of life each beat, half a heartbeat (rule 12).
+
+        A server that falls silent just after an answer is asked one beat later, and has been silent for
+        three beats when two have passed without any answer.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            for line in (self._hears, self._tells):
+                if line.heard:
+                    line.heard, line.silences = False, 0
+                    line.ping()
+                elif line.silences == 1:
+                    self._lose(TimeoutError(f"Redis has been silent for {2 * beat:g} s."))
+                    return
+                else:
+                    line.silences += 1
+            due = loop.time() + beat
+            await asyncio.sleep(beat)
+            if loop.time() > due + beat / 2:  # this process was held up: the silence may be its own
+                self._hears.silences = self._tells.silences = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where Redis is and how to connect to it.
+
+    Attributes:
+        address: host and port, or path, for people to read.
+        make: makes a connection that is not connected yet.
+    """
+
+    address: str
+    make: Callable[[], _Connection] = field(repr=False)
+
+    async def dial(self, names: Collection[str], *, within: float) -> list[_Connection]:
+        """One connection per name, all connected within so many seconds, or none."""
+        connections: list[_Connection] = []
+        try:
+            async with asyncio.timeout(within):
+                for name in names:
+                    connections.append(self.make())
+                    await _greet(connections[-1], name)
+        except BaseException as exc:
+            for connection in connections:
+                await connection.disconnect(nowait=True)
+            if isinstance(exc, AuthenticationError | ResponseError):
+                raise ConfigurationError(f"Redis at {self.address} refuses this user: {exc}") from exc
+            if isinstance(exc, TimeoutError):
+                text = f"Redis at {self.address} did not answer within {within:g} s."
+                raise BrokerUnavailable(text, broker="redis") from exc
+            if isinstance(exc, RedisError | OSError):
+                text = f"Redis at {self.address} cannot be reached: {exc}"
+                raise BrokerUnavailable(text, broker="redis") from exc
+            raise
+        return connections
+
+
+async def _greet(connection: _Connection, name: str) -> None:
+    """Connect, and tell operators who this is; a user who may not set a name goes without."""
+    await connection.connect()
+    command = _pack(b"CLIENT", b"SETNAME", name.encode())
+    await connection.send_packed_command([command], check_health=False)
+    with suppress(ResponseError):
+        await connection.read_response()
+
+
+def _caused(kind: type[BrokerError], message: str, cause: Exception) -> BrokerError:
+    error = kind(message, broker="redis")
+    error.__cause__ = cause
+    return error
+
+
+def _publish_refused(exc: ResponseError) -> PublishRejected:
+    error = PublishRejected(f"Redis refused the message: {exc}", broker="redis")
+    error.__cause__ = exc
+    return error
+
+
+def _channels_refused(exc: ResponseError) -> ConfigurationError:
+    error = ConfigurationError(f"Redis refused the subscription, let its user hear these channels: {exc}")
+    error.__cause__ = exc
+    return error
+
+
+def _pack(*parts: bytes) -> bytes:
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
+
+
+def _chunks(items: Iterable[bytes], size: int) -> Iterator[tuple[bytes, ...]]:
+    iterator = iter(items)
+    while chunk := tuple(islice(iterator, size)):
+        yield chunk
+
+
+def endpoint(config: BrokerConfig) -> Endpoint:
+    """Where this URL points, its credentials hidden, or `ConfigurationError`."""
+    try:
+        parts = urlsplit(config.url)
+        port = parts.port or 6379
+    except ValueError:
+        # The cause is left out: it may quote a piece of the password.
+        raise ConfigurationError(_SHAPES) from None
+    options = {k: v for k, v in (*parse_qsl(parts.query), *config.parameters.items()) if k in PARAMETERS}
+    settings: dict[str, Any] = {
+        "username": unquote(parts.username or "") or None,
+        "password": unquote(parts.password or "") or None,
+        "protocol": 2,  # works on every Redis, and a message is a plain list
+        "socket_timeout": None,  # the link has its own watch
+        "socket_connect_timeout": None,
+        "retry": Retry(NoBackoff(), 0),  # rule 5: nothing is repeated behind the caller's back
+    }
+    path = unquote(parts.path)
+    if parts.scheme == "unix":
+        if parts.hostname or not path.strip("/"):
+            raise ConfigurationError(_SHAPES)
+        settings |= {"path": path, "db": _database(options.pop("db", ""))}
+        address = path
+        kind: object = redis_asyncio.UnixDomainSocketConnection
+    else:
+        host = parts.hostname or "localhost"
+        settings |= {"host": host, "port": port, "db": _database(options.pop("db", "") or path.strip("/"))}
+        address = f"{host}:{port}"
+        kind = redis_asyncio.SSLConnection if parts.scheme == "rediss" else redis_asyncio.Connection
+    if parts.scheme == "rediss":
+        settings |= _tls_settings(options)
+    elif options:
+        raise ConfigurationError(f"Only rediss:// takes {', '.join(sorted(options))}.")
+    make = cast("Callable[..., _Connection]", kind)
+    return Endpoint(address, lambda: make(**settings))
+
+
+def _database(text: str) -> int:
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit()):
+        raise ConfigurationError(f"A Redis database is a number: {_SHAPES}")
+    return int(text)
+
+
+def _tls_settings(options: dict[str, str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {"ssl_cert_reqs": "required", "ssl_check_hostname": True} | options
+    if settings["ssl_cert_reqs"] not in {"required", "optional", "none"}:
+        raise ConfigurationError("ssl_cert_reqs is required, optional or none.")
+    if (check := options.get("ssl_check_hostname")) is not None:
+        if check.lower() not in {"true", "false", "1", "0"}:
+            raise ConfigurationError("ssl_check_hostname is true or false.")
+        settings["ssl_check_hostname"] = check.lower() in {"true", "1"}
+    for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        if name in options and not Path(options[name]).is_file():
+            raise ConfigurationError(f"{name} names no file: {options[name]}")
+    return settings
