@@ -67,6 +67,7 @@ class RedisBroker:
         try:
             link = await connecting
         except asyncio.CancelledError as exc:
+            await self._drop(self._link)  # made, but not in time for whoever waited for it
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():  # rule 11: aclose ended it
                 raise self._closed_error() from exc
@@ -74,7 +75,6 @@ class RedisBroker:
         finally:
             self._keeper = None
         if self._closed:
-            await link.aclose()
             raise self._closed_error()
         self._keeper = asyncio.create_task(self._keep(link), name="roomcast-redis-link")
 
@@ -89,13 +89,10 @@ class RedisBroker:
             if link is not None:
                 await link.flush(_FLUSH)
         finally:
-            if link is not None:
-                link.end(
-                    lambda: PublishUnconfirmed("Closed before Redis confirmed the message.", broker="redis"),
-                    self._closed_error,
-                )
             if (keeper := self._keeper) is not None:
                 keeper.cancel()
+            await self._drop(link)
+            if keeper is not None:
                 await asyncio.gather(keeper, return_exceptions=True)
 
     def publish(self, subject: Subject, payload: bytes, /) -> asyncio.Future[None]:
@@ -156,11 +153,22 @@ class RedisBroker:
         try:
             await self._restore(link)
         except BaseException:
-            link.end(self._unavailable_error, self._unavailable_error)
-            await link.aclose()
+            await self._drop(link)
             raise
         self._link = link
         return link
+
+    async def _drop(self, link: Link | None) -> None:
+        """End a link on purpose, and wait until nothing of it is left."""
+        if link is None:
+            return
+        if self._link is link:
+            self._link = None
+        link.end(
+            lambda: PublishUnconfirmed("Closed before Redis confirmed the message.", broker="redis"),
+            self._closed_error if self._closed else self._unavailable_error,
+        )
+        await link.aclose()
 
     async def _restore(self, link: Link) -> None:
         """Subscribe to every subject, those included that come or go meanwhile."""
@@ -170,31 +178,41 @@ class RedisBroker:
             await link.subscribe(fresh)
             await link.unsubscribe(stale)
             heard = (heard | fresh) - stale
+        if link.over.is_set():
+            raise self._unavailable_error()
 
     async def _keep(self, link: Link) -> None:
-        """Replace the link whenever it is lost, for ever (rule 1)."""
+        """Replace the link whenever it is lost, for ever (rule 1).
+
+        The first attempt is made at once, unless the link was lost as soon as it was made: a server that
+        cuts this node each time it connects is not to be connected to in a tight loop.
+        """
+        loop = asyncio.get_running_loop()
+        delay, said = 0.0, ""
+        since = loop.time()
         try:
             while True:
                 await link.over.wait()
                 await link.aclose()
-                link = await self._reconnect()
-        finally:
-            await link.aclose()
-
-    async def _reconnect(self) -> Link:
-        delay, said = _DELAY, ""
-        while True:
-            try:
-                link = await self._connect()
-            except (BrokerError, ConfigurationError) as exc:
-                if said != (said := str(exc)):
-                    _logger.warning("Trying to restore the link: %s", said)
-            else:
+                if loop.time() - since > _LONGEST_DELAY:
+                    delay = 0.0
+                while not self._closed:
+                    await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - only jitter
+                    delay = min(max(2 * delay, _DELAY), _LONGEST_DELAY)
+                    try:
+                        link = await self._connect()
+                    except (BrokerError, ConfigurationError) as exc:
+                        if said != (said := str(exc)):
+                            _logger.warning("Trying to restore the link: %s", said)
+                    else:
+                        break
+                else:
+                    return
                 _logger.info("The link to Redis at %s is restored.", self._endpoint.address)
                 self._put_gap(Gap("reconnected"))
-                return link
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
-            delay = min(2 * delay, _LONGEST_DELAY)
+                since, said = loop.time(), ""
+        finally:
+            await self._drop(link)
 
     def _lost(self, link: Link, cause: Exception) -> None:
         if self._link is link:

@@ -84,6 +84,7 @@ class _Line:
         self._inflight: deque[asyncio.Future[None] | None] = deque()
         self._wake = asyncio.Event()
         self._full = False
+        self._gone: Callable[[], BrokerError] | None = None
         self.heard = True
         self.silences = 0
         self._tasks = (
@@ -94,6 +95,9 @@ class _Line:
     def send(self, command: bytes, replies: int = 1) -> asyncio.Future[None]:
         """Queue a packed command; the future resolves with its last reply, or with its error."""
         future = self._loop.create_future()
+        if self._gone is not None:
+            future.set_exception(self._gone())
+            return future
         self._pending.append((command, future, replies))
         self._wake.set()
         return future
@@ -110,6 +114,7 @@ class _Line:
 
     def abandon(self, sent: Callable[[], BrokerError], unsent: Callable[[], BrokerError]) -> None:
         """Stop both directions at once and fail every future, by whether its command was ever written."""
+        self._gone = unsent
         for task in self._tasks:
             task.cancel()
         if self._writer is not None:
