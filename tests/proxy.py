@@ -39,6 +39,7 @@ class TcpProxy:
     - `drop_replies` throws away what the server sends; requests still arrive. After it the stream of replies
       has a hole, so `cut` before `resume` unless the hole is what is tested.
     - `refuse` closes the listening port (and no connection); `accept` opens the same port again.
+    - `hang_up`, while True, closes each new connection once it is accepted, so that attempts are counted.
     - `delay` seconds are spent on each chunk, each way.
 
     Attributes:
@@ -55,6 +56,7 @@ class TcpProxy:
         self._host = parts.hostname or "127.0.0.1"
         self._port = parts.port or USUAL_PORTS[parts.scheme]
         self.delay = delay
+        self.hang_up = False
         self.port = 0
         self.connections = 0
         self.bytes_up = 0
@@ -153,6 +155,9 @@ class TcpProxy:
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        if self.hang_up:
+            writer.transport.abort()
+            return
         pair = _Pair(writer)
         self._pairs.add(pair)
         task = asyncio.create_task(self._serve(pair, reader))

@@ -157,6 +157,15 @@ async def test_refuse_closes_the_port_and_accept_opens_the_same_one(echo: str) -
         await again.close()
 
 
+async def test_hang_up_closes_and_counts_new_connections(echo: str) -> None:
+    async with TcpProxy(echo) as proxy:
+        proxy.hang_up = True
+        client = await Client.of(proxy)
+        assert await client.reader.read() == b""
+        assert (proxy.connections, proxy.open) == (1, 0)
+        await client.close()
+
+
 async def test_delay_is_spent_each_way(echo: str) -> None:
     async with TcpProxy(echo, delay=0.05) as proxy:
         client = await Client.of(proxy)
