@@ -1,0 +1,341 @@
+"""The broker over core NATS: `nats://` and `tls://`, one or several servers separated by commas.
+
+A subject is a NATS subject, verbatim. The connection is `nats_link.Link`; this module reads the URL and keeps
+what outlives a link: the subjects, what was received, and the task that makes the next link.
+"""
+
+import asyncio
+import importlib.util
+import logging
+import random
+import ssl
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from roomcast.brokers.nats_link import Link, Publishing
+from roomcast.core.broker import BrokerConfig, Delivery, Gap, Guarantees, Log, Order, Subject
+from roomcast.core.errors import (
+    BrokerClosed,
+    BrokerError,
+    BrokerUnavailable,
+    ConfigurationError,
+    PayloadTooLarge,
+)
+
+_logger = logging.getLogger(__name__)
+
+_FLUSH = 1.0
+"""Seconds that `aclose` waits for the confirmation of what was accepted."""
+_DELAY, _LONGEST_DELAY = 0.05, 1.0
+"""Seconds between attempts to reconnect: after the first failure, and the cap."""
+_SETTLED = 1.0
+"""Seconds a link must have lived for the next one to be tried at once."""
+
+
+class NatsBroker:
+    """Core NATS over one connection.
+
+    Order is FIFO per publishing node, across subjects. A publish resolves when the server has handled it: a
+    marker published behind it has come back. A cancelled publish was sent all the same. In a cluster of NATS
+    servers the barrier of `subscribe` is that of the server this node is connected to; interest reaches the
+    other servers within their own round trip.
+    """
+
+    parameters: ClassVar[frozenset[str]] = frozenset(
+        {"creds", "nkey_seed", "tls_ca", "tls_cert", "tls_key", "tls_hostname", "tls_handshake_first"}
+    )
+    log: Log | None = None
+
+    def __init__(self, config: BrokerConfig) -> None:
+        self._config = config
+        self._servers, self._options = _endpoints(config)
+        self._turn = random.randrange(len(self._servers))  # noqa: S311 - spreads nodes over servers
+        self._subjects: dict[Subject, None] = {}
+        self._events: deque[Delivery | Gap] = deque()
+        self._ready = asyncio.Event()
+        self._link: Link | None = None
+        self._broken: Link | None = None
+        self._break = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self._closed = False
+        self._gone = asyncio.Event()
+        self.guarantees = Guarantees(order="publisher", confirmed=True, max_payload=config.max_payload)
+
+    async def start(self) -> None:
+        """Connect to one of the servers, or raise `BrokerUnavailable` (rule 1)."""
+        self._check_open()
+        if self._keeper is not None:
+            return
+        self._keeper = connecting = asyncio.create_task(self._connect(), name="roomcast-nats-start")
+        try:
+            await asyncio.wait((connecting,))
+        finally:
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
+            self._keeper = None
+        self._check_open()  # rule 11: aclose ends a start
+        connecting.result()
+        self._keeper = asyncio.create_task(self._keep(), name="roomcast-nats")
+
+    async def aclose(self) -> None:
+        """Flush and disconnect; blocked calls raise `BrokerClosed` (rule 11)."""
+        if self._closed:
+            await self._gone.wait()
+            return
+        self._closed = True
+        try:
+            if self._link is not None:
+                await self._link.flush(_FLUSH)
+        finally:
+            if self._keeper is not None:
+                self._keeper.cancel()
+            link, self._link = self._link, None
+            self._ready.set()
+            try:
+                if self._keeper is not None:
+                    await asyncio.wait((self._keeper,))
+                for left in (link, self._broken):
+                    if left is not None:
+                        await left.discard()
+            finally:
+                self._gone.set()
+
+    def publish(self, subject: Subject, payload: bytes, /) -> Publishing:
+        """Send one payload; resolves once the server has handled it (rules 4 and 5)."""
+        limit = self.guarantees.max_payload
+        error: BrokerError
+        if self._closed:
+            error = self._closed_error()
+        elif (link := self._link) is None:
+            error = self._down_error()
+        elif len(payload) > min(limit, link.max_payload):
+            error = PayloadTooLarge(size=len(payload), limit=min(limit, link.max_payload), broker="nats")
+        else:
+            return link.publish(subject, payload)
+        future: Publishing = asyncio.get_running_loop().create_future()
+        future.set_exception(error)
+        return future
+
+    async def subscribe(self, subjects: Collection[Subject], /) -> None:
+        """Hear these subjects from now on, on the far side of a barrier (rule 2).
+
+        Raises:
+            ConfigurationError: the account's permissions do not allow a subject.
+        """
+        self._check_open()
+        subjects = tuple(subjects)
+        self._subjects.update(dict.fromkeys(subjects))
+        if (link := self._link) is None:
+            raise self._down_error()
+        if not subjects:
+            return
+        try:
+            refused = await link.subscribe(subjects)
+        except BrokerUnavailable as exc:
+            if self._closed:
+                raise self._closed_error() from exc
+            raise
+        if refused:
+            for subject in refused:
+                self._subjects.pop(subject, None)
+            raise _refusal(refused)
+
+    async def unsubscribe(self, subjects: Collection[Subject], /) -> None:
+        """Stop hearing these subjects (rule 3)."""
+        for subject in subjects:
+            self._subjects.pop(subject, None)
+        if self._link is not None:
+            await self._link.unsubscribe(subjects)
+
+    async def receive(self) -> Sequence[Delivery | Gap]:
+        """All that has arrived, at least one event (rule 7)."""
+        while not self._events:
+            self._check_open()
+            self._ready.clear()
+            await self._ready.wait()
+        events = tuple(self._events)
+        self._events.clear()
+        return events
+
+    async def _connect(self) -> None:
+        """Try each server once, all within `connect_timeout`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._config.connect_timeout
+        for left in range(len(self._servers), 0, -1):
+            try:
+                link = await self._open(max(0.05, (deadline - loop.time()) / left))
+            except BrokerUnavailable:
+                if left == 1:
+                    raise
+            else:
+                limit = min(self._config.max_payload, link.max_payload)
+                order: Order = "publisher" if link.ordered else "subject"
+                self.guarantees = replace(self.guarantees, order=order, max_payload=limit)
+                self._link = link
+                return
+
+    async def _open(self, timeout: float) -> Link:  # noqa: ASYNC109 - the link keeps it
+        """A link to the next server, with all subjects heard."""
+        link = Link(self._config, self._deliver, self._on_lost)
+        opened = False
+        try:
+            server = self._servers[self._turn % len(self._servers)]
+            self._turn += 1
+            await link.open(server, self._options, timeout)
+            while missing := [subject for subject in self._subjects if subject not in link.subjects]:
+                if refused := await link.subscribe(missing):
+                    refusal = _refusal(refused)
+                    raise BrokerUnavailable(str(refusal), broker="nats") from refusal
+            await link.unsubscribe([subject for subject in link.subjects if subject not in self._subjects])
+            if link.lost:
+                raise BrokerUnavailable("The connection to NATS was lost at once.", broker="nats")
+            opened = True
+            return link
+        finally:
+            if not opened:
+                await link.discard()
+
+    async def _keep(self) -> None:
+        """Reconnect for ever: at once, then with jittered back-off (rule 1)."""
+        loop = asyncio.get_running_loop()
+        failures, since = 0, loop.time()
+        while True:
+            await self._break.wait()
+            self._break.clear()
+            if (broken := self._broken) is not None:
+                await broken.discard()
+                self._broken = None
+            failures = 0 if loop.time() - since > _SETTLED else failures + 1
+            while self._link is None:
+                if rounds := failures // len(self._servers):
+                    delay = min(_LONGEST_DELAY, _DELAY * 2 ** min(rounds - 1, 16))
+                    await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                try:
+                    self._link = await self._open(self._config.connect_timeout)
+                except BrokerUnavailable as exc:
+                    failures += 1
+                    _logger.debug("NATS is still unavailable: %s", exc)
+            since = loop.time()
+            self._put(Gap("reconnected"))
+            _logger.info("Connected to NATS again.")
+
+    def _on_lost(self, link: Link, reason: Exception) -> None:
+        if link is not self._link:
+            return
+        self._link, self._broken = None, link
+        self._put(Gap("disconnected", ongoing=True))
+        self._break.set()
+        _logger.warning("The connection to NATS was lost: %s", reason)
+
+    def _deliver(self, subject: Subject, payload: bytes) -> None:
+        if len(self._events) < self._config.buffer:
+            self._put(Delivery(subject, payload))
+        elif isinstance(last := self._events[-1], Gap) and last.reason == "overflow":
+            self._events[-1] = Gap("overflow", missed=(last.missed or 0) + 1)
+        else:  # rule 8: in line, where the loss begins
+            self._put(Gap("overflow", missed=1))
+
+    def _put(self, event: Delivery | Gap) -> None:
+        self._events.append(event)
+        self._ready.set()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise self._closed_error()
+
+    def _closed_error(self) -> BrokerClosed:
+        return BrokerClosed("The NATS broker is closed.", broker="nats")
+
+    def _down_error(self) -> BrokerUnavailable:
+        return BrokerUnavailable("NATS is not connected.", broker="nats")
+
+
+def _refusal(refused: Collection[Subject]) -> ConfigurationError:
+    return ConfigurationError(
+        f"The NATS account may not subscribe to {min(refused)}: "
+        "its permissions must allow to publish and to subscribe on <prefix>.>"
+    )
+
+
+def _endpoints(config: BrokerConfig) -> tuple[list[str], dict[str, Any]]:
+    """The servers, without credentials, and what `connect` of nats-py is to be told."""
+    scheme, _, rest = config.url.partition("://")
+    hosts, _, path = rest.partition("/")
+    servers: list[str] = []
+    logins: set[tuple[str | None, str | None]] = set()
+    for host in hosts.split(","):
+        parts = _parts(f"{scheme}://{host}")
+        name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        servers.append(f"{scheme}://{name}:{parts.port or 4222}")
+        if parts.username:
+            password = None if parts.password is None else unquote(parts.password)
+            logins.add((unquote(parts.username), password))
+    if path:
+        raise ConfigurationError("A NATS URL is nats://[user:password@ or token@]host[:port][,host...].")
+    if len(logins) > 1:
+        raise ConfigurationError("A NATS URL with several servers has one login for all of them.")
+    options = _files(config.parameters)
+    for user, password in logins:
+        options |= {"token": user} if password is None else {"user": user, "password": password}
+    if (context := _tls(config.parameters, scheme)) is not None:
+        options["tls"] = context
+    if hostname := config.parameters.get("tls_hostname"):
+        options["tls_hostname"] = hostname
+    if _flag(config.parameters, "tls_handshake_first"):
+        options["tls_handshake_first"] = True
+    return servers, options
+
+
+def _parts(url: str) -> SplitResult:
+    with suppress(ValueError):  # its text may hold half a password
+        parts = urlsplit(url)
+        if parts.hostname and (parts.port is None or parts.port > 0):
+            return parts
+    raise ConfigurationError(
+        "A NATS URL is nats://[user:password@ or token@]host[:port][,host...]; percent-encode "
+        "what is special in a password."
+    )
+
+
+def _files(parameters: Mapping[str, str]) -> dict[str, Any]:
+    """Credentials that stand in files."""
+    options: dict[str, Any] = {}
+    for parameter, option in (("creds", "user_credentials"), ("nkey_seed", "nkeys_seed")):
+        if path := parameters.get(parameter):
+            if not Path(path).is_file():
+                raise ConfigurationError(f"{parameter} names a file that does not exist: {path}")
+            if importlib.util.find_spec("nkeys") is None:
+                raise ConfigurationError(f'{parameter} needs the nkeys package: pip install "nats-py[nkeys]"')
+            options[option] = path
+    return options
+
+
+def _tls(parameters: Mapping[str, str], scheme: str) -> ssl.SSLContext | None:
+    ca, cert, key = (parameters.get(name) for name in ("tls_ca", "tls_cert", "tls_key"))
+    if not (ca or cert or key):
+        return ssl.create_default_context() if scheme == "tls" else None
+    if scheme != "tls":
+        raise ConfigurationError("tls_ca, tls_cert and tls_key belong to a tls:// URL.")
+    if key and not cert:
+        raise ConfigurationError("tls_key needs tls_cert.")
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        if cert:
+            context.load_cert_chain(cert, key)
+    except OSError as exc:  # ssl.SSLError is one
+        raise ConfigurationError(f"tls_ca, tls_cert or tls_key cannot be used: {exc}.") from exc
+    return context
+
+
+def _flag(parameters: Mapping[str, str], name: str) -> bool:
+    text = parameters.get(name, "0").lower()
+    if text in ("1", "true", "yes", "on"):
+        return True
+    if text in ("0", "false", "no", "off", ""):
+        return False
+    raise ConfigurationError(f"{name} is 1 or 0, not {text!r}.")

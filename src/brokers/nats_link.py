@@ -1,0 +1,423 @@
+"""One life of a connection to a NATS server, and everything that ends with it.
+
+A link never reconnects: nats-py's own reconnection buffers publishes and sends them late, and resubscribes
+without proof. A lost link fails what it had in flight, says so once, and is thrown away whole.
+
+Everything rests on the **echo**: a marker published to a subject that only this link hears. The server
+handles what one connection sends in order, so a marker that comes back proves that it has handled all that
+was sent before: publishes (rule 5) and subscriptions (rule 2). A marker that does not come back is a dead
+link (rule 12), whatever the library believes: its read loop can end while `is_connected` stays true.
+"""
+
+import asyncio
+import re
+import secrets
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from contextlib import suppress
+from typing import Any, Protocol, cast
+
+from roomcast.core.broker import BrokerConfig, Position, Subject
+from roomcast.core.errors import (
+    BrokerClosed,
+    BrokerError,
+    BrokerUnavailable,
+    ConfigurationError,
+    PublishRejected,
+    PublishUnconfirmed,
+)
+
+try:
+    from nats import errors as nats_errors
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+except ImportError as exc:
+    raise ConfigurationError('nats:// needs the NATS client: pip install "roomcast[nats]"') from exc
+
+Publishing = asyncio.Future[Position | None]
+
+_CHUNK = 256
+"""Publishes, or subscriptions, written without giving other tasks a turn."""
+_BEAT, _GRACE = 0.7, 0.2
+"""Parts of a heartbeat: between two echoes and for each to come back; and more, for a loop that was busy."""
+_PATIENCE = 3
+"""How many such waits an echo may take while other messages arrive: it only stands in the queue."""
+_QUEUE = "_pending_queue"
+"""nats-py's private attribute of a subscription, by which all of them share one way in."""
+_DENIED = re.compile(r'permissions violation for (?:publish|subscription) to "([^"]+)"')
+
+
+class _Client(Client):
+    """nats-py's client, with two holes closed."""
+
+    secure = False
+
+    def _connect_command(self) -> bytes:
+        # The library turns to TLS only if the server offers it: a tls:// URL must not end in plain text.
+        if self.secure and not self._server_info.get("tls_required"):
+            raise nats_errors.SecureConnWantedError
+        return super()._connect_command()
+
+    async def _process_headers(self, headers: bytes) -> None:
+        # Nobody here reads headers, and a malformed one, which any publisher can send, ends the read loop.
+        pass
+
+
+class _Nats(Protocol):
+    """What is used of the client, with the types that its own annotations leave open."""
+
+    secure: bool
+
+    @property
+    def max_payload(self) -> int: ...
+    @property
+    def last_error(self) -> Exception | None: ...
+    async def connect(self, **options: Any) -> None: ...
+    async def publish(self, subject: str, payload: bytes, /) -> None: ...
+    async def subscribe(
+        self,
+        subject: str,
+        *,
+        cb: Callable[[Msg], Coroutine[Any, Any, None]] | None = None,
+        pending_bytes_limit: int,
+    ) -> Subscription: ...
+    async def close(self) -> None: ...
+
+
+class _Inflow(asyncio.Queue[Msg]):
+    """Stands in for each subscription's queue: no task, no wait, and one order across all subjects."""
+
+    def __init__(self, take: Callable[[Msg], None]) -> None:
+        super().__init__()
+        self._take = take
+
+    def put_nowait(self, item: Msg) -> None:
+        self._take(item)
+
+
+class Link:
+    """A connection that is opened once, used, and lost or discarded once.
+
+    Attributes:
+        lost: nothing arrives and nothing can be sent any more.
+        max_payload: what this server carries, in bytes.
+        ordered: deliveries keep the order of arrival across subjects.
+    """
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        deliver: Callable[[Subject, bytes], None],
+        on_lost: Callable[["Link", Exception], None],
+    ) -> None:
+        node = re.sub(r"[^A-Za-z0-9_-]", "_", config.node)
+        self._echo = Subject(f"{config.prefix}.echo.{node}.{secrets.token_hex(6)}")
+        self._name = f"{config.prefix} {config.node}"
+        self._heartbeat = config.heartbeat
+        self._deliver = deliver
+        self._on_lost: Callable[[Link, Exception], None] | None = on_lost
+        self._client = cast("_Nats", _Client())
+        self._inflow = _Inflow(self._take)
+        self._subscriptions: dict[Subject, Subscription] = {}
+        self._queue: deque[tuple[Subject, bytes, Publishing]] = deque()
+        self._written: list[tuple[Subject, Publishing]] = []  # since the marker that is out
+        self._marked: list[tuple[Subject, Publishing]] = []  # before the marker that is out
+        self._marker = b""  # the one that is out for publishes; one at a time is enough
+        self._echoes: dict[bytes, asyncio.Future[bool]] = {}  # markers of barriers and of the watchdog
+        self._markers = 0
+        self._arrivals = 0
+        self._denied: set[str] = set()
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._said: Exception | None = None
+        self.lost = False
+        self.ordered = True
+        self.max_payload = 0
+
+    @property
+    def subjects(self) -> Collection[Subject]:
+        """What this link has subscribed to."""
+        return self._subscriptions.keys()
+
+    async def open(self, server: str, options: Mapping[str, Any], timeout: float) -> None:  # noqa: ASYNC109
+        """Connect to one server and hear the first echo, or raise `BrokerUnavailable`."""
+        self._client.secure = server.startswith("tls://")
+        try:
+            async with asyncio.timeout(timeout):
+                await self._client.connect(
+                    servers=[server],
+                    name=self._name,
+                    allow_reconnect=False,
+                    max_reconnect_attempts=1,  # 0 would try for ever
+                    reconnect_time_wait=0,
+                    pending_size=0,  # nothing is buffered without a connection, and no publish ever waits
+                    flusher_queue_size=0,  # unbounded, so that no subscribe ever waits: see _flush_pending
+                    error_cb=self._failed,
+                    closed_cb=self._closed,
+                    **{"connect_timeout": timeout, **options},
+                )
+                self._watch_reader()
+                self.max_payload = self._client.max_payload
+                await self._listen(self._echo)
+                await self.barrier()
+        except BrokerError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - rule 13; what a library raises here is open-ended
+            cause = self._said if isinstance(exc, nats_errors.NoServersError) and self._said else exc
+            raise BrokerUnavailable(
+                f"NATS at {server} cannot be used: {str(cause) or type(cause).__name__}.", broker="nats"
+            ) from cause
+        for work in (self._write(), self._beat()):
+            self._tasks.append(asyncio.create_task(work, name="roomcast-nats-link"))
+
+    def publish(self, subject: Subject, payload: bytes) -> Publishing:
+        """Take a publish in the order of the calls (rule 4); resolves when the server has handled it."""
+        future: Publishing = asyncio.get_running_loop().create_future()
+        self._queue.append((subject, payload, future))
+        self._wake.set()
+        return future
+
+    async def subscribe(self, subjects: Iterable[Subject]) -> frozenset[Subject]:
+        """Hear these subjects, and return behind a barrier those that the server has refused (rule 2)."""
+        asked: list[Subject] = []
+        try:
+            for subject in subjects:
+                asked.append(subject)
+                if subject not in self._subscriptions:
+                    await self._listen(subject)
+                if len(asked) % _CHUNK == 0:
+                    await asyncio.sleep(0)
+        except nats_errors.Error as exc:
+            self.lose(exc)
+        await self.barrier()
+        refused = frozenset(subject for subject in asked if subject.lower() in self._denied)
+        for subject in refused:
+            self._denied.discard(subject.lower())
+            self._subscriptions.pop(subject, None)
+        return refused
+
+    async def unsubscribe(self, subjects: Iterable[Subject]) -> None:
+        """Stop hearing these subjects (rule 3)."""
+        try:
+            for subject in subjects:
+                if (subscription := self._subscriptions.pop(subject, None)) is not None:
+                    await subscription.unsubscribe()
+        except nats_errors.Error as exc:
+            self.lose(exc)
+
+    async def barrier(self) -> None:
+        """Return once the server has handled all that was sent before."""
+        try:
+            echoed = await (await self._send_marker())
+        except nats_errors.Error as exc:
+            self.lose(exc)
+            echoed = False
+        if not echoed:
+            raise BrokerUnavailable("The connection to NATS was lost.", broker="nats") from self._said
+
+    async def flush(self, timeout: float) -> None:  # noqa: ASYNC109
+        """Wait until all publishes are confirmed, at most so many seconds (rule 11)."""
+        publishes = (
+            *(future for _, _, future in self._queue),
+            *(future for _, future in (*self._written, *self._marked)),
+        )
+        if publishes:
+            await asyncio.wait(publishes, timeout=timeout)
+
+    def lose(self, reason: Exception) -> None:
+        """Fail what is in flight, each by what is certain about it, and say that the link is gone."""
+        if self.lost:
+            return
+        self.lost = True
+        self._said = reason
+        for task in self._tasks:
+            task.cancel()
+        for echo in self._echoes.values():
+            if not echo.done():
+                echo.set_result(False)
+        for _, _, future in self._queue:
+            unsent = BrokerClosed if isinstance(reason, BrokerClosed) else BrokerUnavailable
+            _fail(
+                future,
+                unsent("The connection to NATS ended before the message was sent.", broker="nats"),
+                reason,
+            )
+        for _, future in (*self._marked, *self._written):
+            text = "The connection to NATS ended before the server confirmed the message."
+            _fail(future, PublishUnconfirmed(text, broker="nats"), reason)
+        self._queue.clear()
+        self._marked, self._written = [], []
+        if self._on_lost is not None:
+            self._on_lost(self, reason)
+
+    async def discard(self) -> None:
+        """Leave no task and no socket behind; a link that was not lost says nothing about it."""
+        self._on_lost = None
+        graceful = not self.lost
+        self.lose(BrokerClosed("The NATS broker is closed.", broker="nats"))
+        inner: list[asyncio.Task[Any]] = [
+            task for task in vars(self._client).values() if isinstance(task, asyncio.Task)
+        ]
+        if not graceful:
+            self._abort()  # close() would wait for a peer that does not read
+        try:
+            with suppress(Exception):  # of a connection that is given up
+                async with asyncio.timeout(1.0):
+                    await self._client.close()
+        finally:
+            self._abort()
+            for task in inner:
+                task.cancel()
+        await asyncio.gather(*self._tasks, *inner, return_exceptions=True)
+        await asyncio.sleep(0)  # the transport says goodbye to its socket in the loop's next turn
+
+    def _abort(self) -> None:
+        writer = getattr(getattr(self._client, "_transport", None), "_io_writer", None)
+        if isinstance(writer, asyncio.StreamWriter):
+            writer.transport.abort()
+
+    async def _listen(self, subject: Subject) -> None:
+        # The library's count of bytes is only ever lowered by its own readers: 0 switches that limit off.
+        cb = None if self.ordered else self._take_later
+        subscription = await self._client.subscribe(subject, cb=cb, pending_bytes_limit=0)
+        if self.ordered and not hasattr(subscription, _QUEUE):
+            self.ordered = False  # a later nats-py: one task per subscription, and no order across them
+            await subscription.unsubscribe()
+            subscription = await self._client.subscribe(subject, cb=self._take_later, pending_bytes_limit=0)
+        if self.ordered:
+            setattr(subscription, _QUEUE, self._inflow)
+        if subject != self._echo:
+            self._subscriptions[subject] = subscription
+
+    async def _take_later(self, message: Msg) -> None:
+        self._take(message)
+
+    def _take(self, message: Msg) -> None:
+        """What the server sent, in order; an exception here would end the library's read loop."""
+        if self.lost:
+            return
+        self._arrivals += 1
+        if message.subject != self._echo:
+            self._deliver(Subject(message.subject), message.data)
+        elif message.data == self._marker:
+            self._confirm()
+        elif (echo := self._echoes.pop(message.data, None)) is not None and not echo.done():
+            echo.set_result(True)
+
+    def _confirm(self) -> None:
+        for subject, future in self._marked:
+            if future.done():
+                continue
+            if subject.lower() in self._denied:
+                _fail(
+                    future,
+                    PublishRejected(
+                        "The NATS account may not publish to a subject of this prefix: allow <prefix>.>",
+                        broker="nats",
+                    ),
+                    self._said,
+                )
+            else:
+                future.set_result(None)
+        for subject, _ in self._marked:
+            self._denied.discard(subject.lower())
+        self._marked, self._marker = [], b""
+        if self._written:
+            self._wake.set()
+
+    async def _write(self) -> None:
+        """Write what was published, and one marker behind it."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._queue:
+                    for _ in range(min(_CHUNK, len(self._queue))):
+                        await self._write_one()
+                    await self._mark()
+                    await asyncio.sleep(0)
+                await self._mark()
+        except nats_errors.Error as exc:
+            self.lose(exc)
+
+    async def _write_one(self) -> None:
+        subject, payload, future = self._queue[0]
+        try:
+            await self._client.publish(subject, payload)
+        except (nats_errors.BadSubjectError, nats_errors.MaxPayloadError) as exc:
+            _fail(future, PublishRejected(f"NATS does not take the message: {exc}.", broker="nats"), exc)
+        else:
+            self._written.append((subject, future))
+        self._queue.popleft()
+
+    async def _mark(self) -> None:
+        if self._written and not self._marker:
+            self._marked, self._written = self._written, []
+            self._marker = self._next_marker()
+            await self._client.publish(self._echo, self._marker)
+
+    async def _send_marker(self) -> asyncio.Future[bool]:
+        marker = self._next_marker()
+        echo: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if self.lost:
+            echo.set_result(False)
+        else:
+            self._echoes[marker] = echo
+            await self._client.publish(self._echo, marker)
+        return echo
+
+    def _next_marker(self) -> bytes:
+        self._markers += 1
+        return b"%d" % self._markers
+
+    async def _beat(self) -> None:
+        """Declare the link lost when an echo stays out (rule 12)."""
+        wait = self._heartbeat * _BEAT
+        try:
+            while True:
+                await asyncio.sleep(wait)
+                echo = await self._send_marker()
+                for _ in range(_PATIENCE):
+                    before = self._arrivals
+                    await asyncio.wait((echo,), timeout=wait)
+                    await asyncio.wait((echo,), timeout=self._heartbeat * _GRACE)
+                    if echo.done() or before == self._arrivals:
+                        break
+                if not echo.done():
+                    self.lose(TimeoutError(f"No echo from NATS within {wait:.3g} s"))
+                    return
+        except nats_errors.Error as exc:
+            self.lose(exc)
+
+    def _watch_reader(self) -> None:
+        """Notice at once when the library's read loop ends, for whatever reason; the echo would, later."""
+        reader: asyncio.Task[Any] | None = getattr(self._client, "_reading_task", None)
+        if reader is not None:
+            reader.add_done_callback(self._reader_ended)
+
+    def _reader_ended(self, reader: "asyncio.Task[Any]") -> None:
+        failure = None if reader.cancelled() else reader.exception()
+        self.lose(failure if isinstance(failure, Exception) else self._last())
+
+    async def _closed(self) -> None:
+        self.lose(self._last())
+
+    def _last(self) -> Exception:
+        return self._client.last_error or self._said or ConnectionError("The connection was closed")
+
+    async def _failed(self, error: Exception) -> None:
+        """What the library reports on the side: refused subjects, and reasons of what follows."""
+        self._said = error
+        if (denied := _DENIED.search(str(error).lower())) is None:
+            return
+        if denied[1] == self._echo.lower():
+            self.lose(error)
+        else:
+            self._denied.add(denied[1])
+
+
+def _fail(future: Publishing, error: BrokerError, cause: Exception | None) -> None:
+    if not future.done():
+        error.__cause__ = cause
+        future.set_exception(error)
