@@ -1,0 +1,297 @@
+"""The RabbitMQ broker: `amqp://user:password@host:port/vhost` and `amqps://`.
+
+Names: one direct exchange `<prefix>` (not durable, gone with the last node) and, per node and per life of its
+link, one exclusive queue `<prefix>.queue.<node>.<random>`. A subject is a routing key, verbatim. One more
+key, the queue's own name, is bound for the pulse: an empty message that this node publishes to itself. It
+keeps the exchange alive, and its echo proves the whole way round, exchange, queue and consumer included.
+
+The consumer takes no acks and no prefetch: an exclusive queue dies with its connection, so an unacknowledged
+message could never come again, and a limit would only move the backlog into the memory of the server. What
+this node cannot take is dropped here and told (rule 8).
+
+A memory or disk alarm makes the server stop reading. A short one only delays; one that outlasts the watchdog
+(rule 12) loses the link, and no new link counts as up before the server has confirmed a publish on it. So
+during an alarm every publish fails at once with `BrokerUnavailable`, and none hangs.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import random
+import secrets
+import ssl
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from typing import ClassVar
+from urllib.parse import SplitResult, parse_qsl, urlsplit, urlunsplit
+
+from roomcast.brokers.rabbitmq_link import Confirm, Link, closed, fail, translated
+from roomcast.core.broker import BrokerConfig, Delivery, Gap, Guarantees, Log, Position, Subject
+from roomcast.core.errors import (
+    BrokerClosed,
+    BrokerUnavailable,
+    ConfigurationError,
+    PayloadTooLarge,
+    RoomcastError,
+)
+
+_PARTITIONS = 256  # a bind costs the server about a millisecond: a subject per room would be too many
+_READ_LIMIT = 256 * 1024  # bytes read ahead; holds more than one AMQP frame
+_BACKOFF_CAP = 1.0  # seconds between two attempts to reconnect
+
+_log = logging.getLogger(__name__)
+
+
+class RabbitBroker:
+    """Joins nodes through one direct exchange and one exclusive queue per node."""
+
+    parameters: ClassVar[frozenset[str]] = frozenset(
+        {"auth", "cafile", "capath", "certfile", "keyfile", "no_verify_ssl"}
+    )
+    log: Log | None = None
+
+    def __init__(self, config: BrokerConfig) -> None:
+        parts = urlsplit(config.url)
+        if parts.scheme not in {"amqp", "amqps"}:
+            raise ConfigurationError("A RabbitMQ URL is amqp://user:password@host:port/vhost, or amqps://.")
+        self._config = config
+        self._options = dict(parse_qsl(parts.query)) | dict(config.parameters)
+        self._host, self._port = _address(parts)
+        self._url = _client_url(parts, self._options, config.heartbeat)
+        self._tls: ssl.SSLContext | None = None
+        self._secure = parts.scheme == "amqps"
+        self._subjects: set[Subject] = set()
+        self._events: deque[Delivery | Gap] = deque()
+        self._ready = asyncio.Event()
+        self._link: Link | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._disposals: set[asyncio.Task[None]] = set()
+        self._was_lost = False
+        self._closed = False
+        self.guarantees = Guarantees(
+            order="publisher", confirmed=True, max_payload=config.max_payload, partitions=_PARTITIONS
+        )
+
+    async def start(self) -> None:
+        """Connect (rule 1); what no retry mends, such as a wrong password, is a `ConfigurationError`."""
+        self._check_open()
+        if self._keeper is not None:
+            return
+        first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._keeper = asyncio.create_task(self._keep(first))
+        try:
+            await asyncio.wait({first})
+        except asyncio.CancelledError:
+            await self._stop_keeper()
+            raise
+        if (error := first.exception()) is not None:
+            await self._stop_keeper()
+            raise error
+
+    async def aclose(self) -> None:
+        """Flush, delete the queue, disconnect; blocked calls raise `BrokerClosed` (rule 11)."""
+        self._closed = True
+        self._ready.set()
+        link, self._link = self._link, None
+        await self._stop_keeper()
+        if link is not None:
+            try:
+                await link.finish()
+            finally:
+                self._discard(link, graceful=True)
+        await self._stop_keeper()
+
+    def publish(self, subject: Subject, payload: bytes, /) -> asyncio.Future[Position | None]:
+        """Send one message; the future is done when the server has confirmed it (rules 4 and 5).
+
+        Many messages may be unconfirmed at once. A message stays pending until its confirm comes or the link
+        is lost, which the watchdog decides within two heartbeats of silence.
+        """
+        if (link := self._link) is not None and len(payload) <= self.guarantees.max_payload:
+            return link.publish(subject, payload)
+        failed: Confirm = asyncio.get_running_loop().create_future()
+        if self._closed:
+            fail(failed, closed())
+        elif link is None:
+            fail(failed, self._unavailable())
+        else:
+            fail(failed, PayloadTooLarge(size=len(payload), limit=self.guarantees.max_payload, broker="amqp"))
+        return failed
+
+    async def subscribe(self, subjects: Collection[Subject], /) -> None:
+        """Hear these subjects; returns when the server has bound them (rule 2)."""
+        self._check_open()
+        self._subjects.update(subjects)
+        if self._link is None:
+            raise self._unavailable()
+        await self._link.bind(subjects)
+
+    async def unsubscribe(self, subjects: Collection[Subject], /) -> None:
+        """Stop hearing these subjects (rule 3)."""
+        self._subjects.difference_update(subjects)
+        if self._link is not None:
+            with contextlib.suppress(BrokerUnavailable, BrokerClosed):  # the next life binds without them
+                await self._link.unbind(subjects)
+
+    async def receive(self) -> Sequence[Delivery | Gap]:
+        """All that has arrived, at least one event (rule 7)."""
+        while not self._events:
+            self._check_open()
+            self._ready.clear()
+            await self._ready.wait()
+        events = tuple(self._events)
+        self._events.clear()
+        return events
+
+    # One task keeps a link up, for ever.
+
+    async def _keep(self, first: asyncio.Future[None]) -> None:
+        try:
+            link = await self._connect()
+        except RoomcastError as exc:
+            first.set_exception(exc)
+            return
+        except asyncio.CancelledError:
+            fail(first, closed())
+            raise
+        first.set_result(None)
+        loop = asyncio.get_running_loop()
+        pause = 0.0
+        while True:
+            born = loop.time()
+            await link.lost.wait()
+            _log.warning("The link to RabbitMQ at %s:%s was lost: %s.", self._host, self._port, link.why)
+            self._discard(link)
+            if loop.time() - born > 2 * _BACKOFF_CAP:  # else the server cuts each new link: do not hammer it
+                pause = 0.0
+            link, pause = await self._reconnect(pause)
+            _log.info("The link to RabbitMQ at %s:%s is up again.", self._host, self._port)
+
+    async def _reconnect(self, pause: float) -> tuple[Link, float]:
+        while True:
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+            pause = min(_BACKOFF_CAP, max(0.05, pause * 2))
+            try:
+                return await self._connect(), pause
+            except RoomcastError as exc:
+                _log.debug("RabbitMQ is still out of reach: %s", exc)
+
+    async def _connect(self) -> Link:
+        """A link with every subject restored (rule 1), or an error that names what is wrong (rule 13)."""
+        link: Link | None = None
+        try:
+            async with asyncio.timeout(self._config.connect_timeout):
+                link = await self._dial()
+                await link.open(f"{self._config.prefix}.queue.{self._config.node}.{secrets.token_hex(4)}")
+                while link.bound != self._subjects:  # they may change while they are being restored
+                    await link.bind(self._subjects - link.bound)
+                    await link.unbind(link.bound - self._subjects)
+            link.check()
+        except BaseException as exc:
+            if link is not None:
+                link.lose("it could not be opened")
+                self._discard(link)
+            # aiormq raises a CancelledError that nobody sent when a connection ends under a call (rule 5).
+            foreign = isinstance(exc, asyncio.CancelledError) and not _cancelling()
+            if isinstance(exc, RoomcastError) or not (foreign or isinstance(exc, Exception)):
+                raise
+            where = f"RabbitMQ at {self._host}:{self._port}"
+            raise translated(exc, where, self._config) from exc
+        if self._was_lost:
+            self._put_gap(Gap("reconnected"))
+        self._link = link
+        link.carry(self._put, self._on_lost, self._config.heartbeat)
+        return link
+
+    async def _dial(self) -> Link:
+        if self._secure and self._tls is None:
+            self._tls = await asyncio.to_thread(_tls_context, self._options)
+        streams = await asyncio.open_connection(self._host, self._port, ssl=self._tls, limit=_READ_LIMIT)
+        return Link(streams, self._url, self._config)
+
+    def _discard(self, link: Link, *, graceful: bool = False) -> None:
+        task = asyncio.create_task(link.dispose(graceful=graceful))
+        self._disposals.add(task)
+        task.add_done_callback(self._disposals.discard)
+
+    async def _stop_keeper(self) -> None:
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait({keeper})
+        if self._disposals:
+            await asyncio.wait(tuple(self._disposals))
+
+    def _on_lost(self, link: Link) -> None:
+        if self._link is link:  # else aclose took it
+            self._link = None
+            self._was_lost = True
+            self._put_gap(Gap("disconnected", ongoing=True))
+
+    def _put(self, delivery: Delivery) -> None:
+        if len(self._events) < self._config.buffer:
+            self._events.append(delivery)
+        elif isinstance(last := self._events[-1], Gap) and last.reason == "overflow":
+            self._events[-1] = Gap("overflow", missed=(last.missed or 0) + 1)
+        else:
+            self._events.append(Gap("overflow", missed=1))  # rule 8: in line, where the loss begins
+        self._ready.set()
+
+    def _put_gap(self, gap: Gap) -> None:
+        full = len(self._events) >= self._config.buffer
+        if full and gap.reason == "disconnected" and self._events[-1] == Gap("reconnected"):
+            # Nobody receives while the link comes and goes: one outage, so that memory stays bounded.
+            self._events.pop()
+        else:
+            self._events.append(gap)
+        self._ready.set()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise closed()
+
+    def _unavailable(self) -> BrokerUnavailable:
+        return BrokerUnavailable(
+            "There is no link to RabbitMQ now: start() comes first; a lost link is being made again.",
+            broker="amqp",
+        )
+
+
+def _address(parts: SplitResult) -> tuple[str, int]:
+    try:
+        return parts.hostname or "localhost", parts.port or (5671 if parts.scheme == "amqps" else 5672)
+    except ValueError:
+        # Not chained: the original quotes the URL after the last colon, which may be a password.
+        raise ConfigurationError("The port of a RabbitMQ URL is a number up to 65535.") from None
+
+
+def _client_url(parts: SplitResult, options: Mapping[str, str], heartbeat: float) -> str:
+    """The URL as aiormq wants it.
+
+    AMQP's own heartbeat only lets the *server* notice a dead node and remove its queue; it must not cut a
+    node whose loop was busy for a moment, hence at least 10 s. This side has the watchdog.
+    """
+    auth = options.get("auth", "plain").lower()
+    if auth not in {"plain", "external"}:
+        raise ConfigurationError("auth is plain (user and password) or external (client certificate).")
+    query = f"heartbeat={max(10, math.ceil(2 * heartbeat))}&auth={auth}"
+    return urlunsplit((parts.scheme, parts.netloc or "localhost", parts.path, query, ""))
+
+
+def _tls_context(options: Mapping[str, str]) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=options.get("cafile"), capath=options.get("capath"))
+        if (certificate := options.get("certfile")) is not None:
+            context.load_cert_chain(certificate, options.get("keyfile"))
+    except OSError as exc:
+        raise ConfigurationError("cafile, capath, certfile or keyfile cannot be loaded.") from exc
+    if options.get("no_verify_ssl", "0").lower() in {"1", "true", "yes"}:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
