@@ -1,0 +1,91 @@
+"""Acknowledgements this node waits for: which callback, from which clients of which nodes.
+
+1. A node that was given an emit with a request says which sids it reached (`expect`); each of them then
+   acknowledges or goes away, once.
+2. A callback is forgotten when nobody it waits for is left: the last client acknowledged or went away, or its
+   node left. So nothing waits for ever on a client that is gone.
+3. At most `limit` callbacks wait; beyond it the oldest is forgotten and counted.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+Callback = Callable[..., Any]
+
+
+class _Pending:
+    __slots__ = ("callback", "clients", "nodes")
+
+    def __init__(self, callback: Callback, nodes: Collection[str]) -> None:
+        self.callback = callback
+        self.nodes = set(nodes)
+        self.clients: dict[str, set[str]] = {}
+
+
+class Acks:
+    """The callbacks of one node that wait for clients anywhere."""
+
+    def __init__(self, limit: int = 100_000) -> None:
+        self._limit = limit
+        self._number = 0
+        self._pending: dict[int, _Pending] = {}
+        self.forgotten = 0
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def begin(self, callback: Callback, nodes: Collection[str]) -> int:
+        """A new callback that waits for these nodes to say whom they reached; its number on the wire."""
+        if len(self._pending) >= self._limit:
+            del self._pending[next(iter(self._pending))]
+            self.forgotten += 1
+        self._number += 1
+        self._pending[self._number] = _Pending(callback, nodes)
+        return self._number
+
+    def cancel(self, number: int) -> None:
+        """The emit did not happen after all."""
+        self._pending.pop(number, None)
+
+    def expect(self, number: int, node: str, sids: Collection[str]) -> None:
+        """A node says whom it reached (rule 1)."""
+        pending = self._pending.get(number)
+        if pending is not None:  # a node that joined since may answer too
+            pending.nodes.discard(node)
+            if sids:
+                pending.clients[node] = set(sids)
+            self._settle(number, pending)
+
+    def answer(self, number: int, node: str, sid: str) -> Callback | None:
+        """A client acknowledged: the callback to call, or None when that is not waited for."""
+        pending = self._pending.get(number)
+        if pending is None or not self._take(number, pending, node, sid):
+            return None
+        return pending.callback
+
+    def gone(self, number: int, node: str, sid: str) -> None:
+        """A client went away without an acknowledgement (rule 2)."""
+        pending = self._pending.get(number)
+        if pending is not None:
+            self._take(number, pending, node, sid)
+
+    def left(self, node: str) -> None:
+        """A node went away with all its clients (rule 2)."""
+        for number, pending in list(self._pending.items()):
+            pending.nodes.discard(node)
+            pending.clients.pop(node, None)
+            self._settle(number, pending)
+
+    def _take(self, number: int, pending: _Pending, node: str, sid: str) -> bool:
+        sids = pending.clients.get(node, set())
+        if sid not in sids:
+            return False
+        sids.discard(sid)
+        if not sids:
+            del pending.clients[node]
+        self._settle(number, pending)
+        return True
+
+    def _settle(self, number: int, pending: _Pending) -> None:
+        if not pending.nodes and not pending.clients:
+            self._pending.pop(number, None)

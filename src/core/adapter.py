@@ -1,0 +1,607 @@
+"""python-socketio's face of a node: the client manager that a `socketio.AsyncServer` is given.
+
+Every call that the server makes on its manager keeps its meaning and reaches the whole cluster:
+
+1. `emit` encodes (or raises `EncodeError`), takes a place in the outbox (waiting for one only when it is full), and
+   then, without suspending, hands the packet to the local clients and to the outbox. So a cancelled emit has
+   happened everywhere or nowhere, and local clients never wait for the broker.
+2. Where an event goes: a room to the nodes with a member, several rooms or none to the nodes with a client in the
+   namespace, a sid to its node alone, an event that wants acknowledgements from more than one sid to every node.
+3. When `enter_room` returns, what is emitted later to the room, on any node, reaches the client.
+4. An acknowledgement finds its way back to the node that asked; a callback whose client or node is gone is dropped.
+"""
+
+import asyncio
+import inspect
+import logging
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Unpack, cast
+
+from socketio.async_manager import AsyncManager
+
+from roomcast.core.acks import Acks, Callback
+from roomcast.core.broker import Subject
+from roomcast.core.errors import BrokerUnavailable, RoomcastError, WireError
+from roomcast.core.fanout import FanOut
+from roomcast.core.node import GapHook, Health, Node
+from roomcast.core.outbox import Entry
+from roomcast.core.options import Settings, options
+from roomcast.core.packets import Packets, Parts
+from roomcast.core.rooms import Client, Rooms, State
+from roomcast.core.subjects import Room, namespace_name, room_name
+from roomcast.core.views import RoomsView
+from roomcast.core.wire import (
+    Ack,
+    CloseRoom,
+    Disconnect,
+    Emit,
+    Enter,
+    Expect,
+    Leave,
+    Packet,
+    Reply,
+    encode_message,
+)
+
+logger = logging.getLogger("roomcast")
+
+_SID = 20  # characters of a sid: six name its node, fourteen are random (84 bits)
+_TAG = 6
+_LOOKS_LIKE_A_SID = re.compile(r"[A-Za-z0-9_-]{20}")
+_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_NOT_HERE = "sid is not connected to requested namespace"  # python-socketio's own words
+_BACKOFF = 0.1, 2.0  # seconds between attempts of a start in the background: first, longest
+
+
+class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no annotations
+    """Joins the clients of this process with those of every other one on the same broker.
+
+    Args:
+        url: the broker: `redis://`, `nats://`, `amqp://`, `embedded://`, `memory://`; without one, the environment
+            variable ROOMCAST_URL, else `memory://`. Its query may set any of the settings, and wins.
+        settings: see `roomcast.Options`; durations are seconds.
+
+    Raises:
+        ConfigurationError: the URL or a setting cannot work.
+
+    `start` and `aclose` belong in the application's own start and shutdown, or use `async with`. Without `start` the
+    adapter starts by itself with the first client, in the background, and keeps trying while the broker is away.
+    """
+
+    def __init__(self, url: str | None = None, **settings: Unpack[Settings]) -> None:
+        super().__init__()
+        self._rooms = Rooms()
+        self.rooms = RoomsView(self._rooms)
+        self._node = Node(
+            url or os.environ.get("ROOMCAST_URL") or "memory://", options(settings), lambda: len(self._rooms)
+        )
+        self._packets = Packets()
+        self._fanout: FanOut | None = None
+        self._acks = Acks()
+        self._starting: asyncio.Task[None] | None = None
+        self._node.on_left = self._acks.left
+        self._node.handlers |= {
+            Emit: self._on_emit,
+            Expect: self._on_expect,
+            Ack: self._on_ack,
+            Enter: self._on_enter,
+            Leave: self._on_leave,
+            Disconnect: self._on_disconnect,
+            CloseRoom: self._on_close_room,
+        }
+
+    # Life
+
+    @property
+    def host_id(self) -> str:
+        """This node's id, under the name that python-socketio's instrumentation looks for."""
+        return self._node.id
+
+    async def start(self) -> None:
+        """Join the cluster; once it returns, this node hears the others.
+
+        Raises:
+            BrokerUnavailable: no broker answered within `connect_timeout`; calling again is fine.
+            BrokerClosed: the adapter was closed.
+        """
+        if self._starting is not None and not self._starting.done():
+            await asyncio.shield(self._starting)
+        elif not self._node.running:
+            await self._node.start()
+
+    async def aclose(self) -> None:
+        """Leave the cluster: flush what was emitted, say bye, disconnect. Idempotent."""
+        if self._starting is not None:
+            self._starting.cancel()
+        await self._node.aclose()
+
+    async def __aenter__(self) -> "Adapter":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.aclose()
+
+    def health(self) -> Health:
+        """Whether this node hears and is heard; true when it is, with the reason when it is not."""
+        return self._node.health()
+
+    def stats(self) -> dict[str, Any]:
+        """The node's counters by name (see `roomcast.core.stats.Stats`)."""
+        self._node.stats.acks_forgotten = self._acks.forgotten
+        return self._node.stats.snapshot()
+
+    def on_gap(self, hook: GapHook) -> GapHook:
+        """Call `hook` with a `Gap` whenever something was, or may have been, lost. Usable as a decorator."""
+        self._node.gap_hooks.append(hook)
+        return hook
+
+    # What the server calls: life and connections
+
+    def set_server(self, server: Any) -> None:
+        """Called by the server with itself."""
+        super().set_server(server)
+        self._packets = Packets(server.packet_class)
+        self._fanout = FanOut(server, self._node.settings.client_queue, self._node.stats)
+
+    def initialize(self) -> None:
+        """Called by the server before its first client: start in the background unless that was done."""
+        super().initialize()
+        if not self._node.running and self._starting is None:
+            self._starting = asyncio.ensure_future(self._start_in_background())
+
+    async def _start_in_background(self) -> None:
+        delay, longest = _BACKOFF
+        while True:
+            try:
+                await self._node.start()
+            except BrokerUnavailable as exc:
+                logger.warning("roomcast: not started, trying again: %s", exc)
+            except RoomcastError:
+                logger.exception("roomcast: not started, and trying again would not help")
+                return
+            else:
+                return
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, longest)
+
+    async def pre_connect(self, eio_sid: str, namespace: str) -> str | None:
+        """Admit a client to a namespace; None when its connection is in it already."""
+        if self._starting is not None and not self._starting.done():
+            await asyncio.wait({self._starting}, timeout=self._node.settings.connect_timeout)
+        if self._rooms.by_eio_sid(namespace, eio_sid) is not None:
+            return None
+        namespace_name(namespace)
+        sid = self._node.id + "".join(secrets.choice(_ALPHABET) for _ in range(_SID - _TAG))
+        subject = self._node.subjects.namespace(namespace)
+        if namespace not in self._rooms.namespaces():
+            self._node.hear(subject)
+        self._rooms.add(namespace, sid, eio_sid)
+        await self._node.heard(subject)
+        return sid
+
+    async def connect(self, sid: str, namespace: str) -> str | None:
+        """Mark a client as fully connected."""
+        client = self._rooms.client(namespace, sid)
+        if client is None:
+            if self._owner(sid) == self._node.id:
+                return sid  # it went away while its connect handler ran
+            admitted = await self.pre_connect(sid, namespace)  # the sid of an Engine.IO connection
+            if admitted is None:
+                return None
+            client = cast("Client", self._rooms.client(namespace, admitted))
+        client.state = State.CONNECTED
+        if self._fanout is not None and not self._fanout.reachable(client):
+            # the connection was lost while the connect handler ran: the server has ignored that
+            self._node.spawn(self.server._handle_disconnect(client.eio_sid, namespace))  # noqa: SLF001
+        return client.sid
+
+    def is_pre_connected(self, sid: str, namespace: str) -> bool:
+        """Whether a client is waiting for its connect handler."""
+        client = self._rooms.client(namespace, sid)
+        return client is not None and client.state is State.CONNECTING
+
+    def is_connected(self, sid: str, namespace: str) -> bool:
+        """Whether a client of this node is fully connected."""
+        client = self._rooms.client(namespace, sid)
+        return client is not None and client.state is State.CONNECTED
+
+    def sid_from_eio_sid(self, eio_sid: str, namespace: str) -> str | None:
+        """The client of an Engine.IO connection."""
+        client = self._rooms.by_eio_sid(namespace, eio_sid)
+        return None if client is None else client.sid
+
+    def eio_sid_from_sid(self, sid: str, namespace: str) -> str | None:
+        """The Engine.IO connection of a client of this node."""
+        client = self._rooms.client(namespace, sid)
+        return None if client is None else client.eio_sid
+
+    def pre_disconnect(self, sid: str, namespace: str) -> str | None:
+        """Mark a client as going away while its disconnect handler runs."""
+        client = self._rooms.client(namespace, sid)
+        if client is None:
+            return None
+        client.state = State.DISCONNECTING
+        return client.eio_sid
+
+    async def can_disconnect(self, sid: str, namespace: str) -> bool:
+        """Whether the server shall disconnect the client itself; a client elsewhere is disconnected there.
+
+        Raises:
+            RequestTimeout: the client's node did not answer.
+        """
+        if self._rooms.client(namespace, sid) is not None:
+            return self.is_connected(sid, namespace)
+        await self._disconnect_elsewhere(sid, namespace)
+        return False
+
+    async def disconnect(self, sid: str, namespace: str, **kwargs: Any) -> None:
+        """Forget a client of this node (`ignore_queue=True`, as the server calls it), or disconnect one anywhere.
+
+        Raises:
+            RequestTimeout: the client's node did not answer.
+        """
+        if kwargs.get("ignore_queue"):
+            self.basic_disconnect(sid, namespace)
+        elif self._rooms.client(namespace, sid) is not None:
+            await self.server.disconnect(sid, namespace=namespace, ignore_queue=True)
+        else:
+            await self._disconnect_elsewhere(sid, namespace)
+
+    def basic_disconnect(self, sid: str, namespace: str, **_kwargs: Any) -> None:
+        """Forget a client of this node, its rooms and what it owes."""
+        client = self._rooms.client(namespace, sid)
+        if client is None:
+            return
+        for room in tuple(client.rooms):
+            self.basic_leave_room(sid, namespace, room)
+        self._rooms.remove(namespace, sid)
+        if namespace not in self._rooms.namespaces():
+            self._node.ignore(self._node.subjects.namespace(namespace))
+        for origin, request in (client.acks or {}).values():
+            if origin == self._node.id:
+                self._acks.gone(request, origin, sid)
+            else:
+                self._node.answer(origin, Ack(request, sid))
+
+    async def _disconnect_elsewhere(self, sid: str, namespace: str) -> None:
+        owner = self._owner(sid)
+        if owner in self._node.peers:
+            await self._node.request(owner, lambda number: Disconnect(number, namespace, sid))
+
+    def _on_disconnect(self, origin: str, message: Disconnect) -> None:
+        self._node.spawn(self._disconnect_for(origin, message))
+
+    async def _disconnect_for(self, origin: str, message: Disconnect) -> None:
+        known = self._rooms.client(message.namespace, message.sid) is not None
+        if known:
+            await self.server.disconnect(message.sid, namespace=message.namespace, ignore_queue=True)
+        self._node.answer(origin, Reply(message.request, value=int(known)))
+
+    # What the server calls: rooms
+
+    async def enter_room(self, sid: str, namespace: str, room: Room, eio_sid: str | None = None) -> None:
+        """Put a client of any node into a room (rule 3).
+
+        Raises:
+            TypeError: the room is not named by text or an integer.
+            ValueError: the client is not connected, here or anywhere, or the room is another client's own.
+            RequestTimeout: the client's node did not answer.
+        """
+        room = room_name(room)
+        if self._rooms.client(namespace, sid) is None:
+            owner = self._owner(sid)
+            if owner not in self._node.peers:
+                raise ValueError(_NOT_HERE)
+            reply = await self._node.request(owner, lambda number: Enter(number, namespace, sid, room))
+            if reply.error:
+                raise ValueError(reply.error)
+            return
+        self.basic_enter_room(sid, namespace, room, eio_sid)
+        await self._node.heard(self._node.subjects.room(namespace, room))
+
+    async def leave_room(self, sid: str, namespace: str, room: Room) -> None:
+        """Take a client of any node out of a room; once it returns, nothing emitted later to it arrives.
+
+        Raises:
+            TypeError: the room is not named by text or an integer.
+            RequestTimeout: the client's node did not answer.
+        """
+        room = room_name(room)
+        if self._rooms.client(namespace, sid) is not None:
+            self.basic_leave_room(sid, namespace, room)
+        elif (owner := self._owner(sid)) in self._node.peers:
+            await self._node.request(owner, lambda number: Leave(number, namespace, sid, room))
+
+    async def close_room(self, room: Room, namespace: str | None = None) -> None:
+        """Take everyone out of a room, on every node, in order with what this node emits.
+
+        Raises:
+            TypeError: the room is not named by text or an integer.
+            ValueError: the room is a client's own.
+        """
+        room, namespace = room_name(room), namespace or "/"
+        message = encode_message(CloseRoom(namespace, room))
+        await self._node.publisher.reserve(len(message))
+        try:
+            self.basic_close_room(room, namespace)
+        except ValueError:
+            self._node.publisher.release_place(len(message))
+            raise
+        self._node.publisher.put(self._node.subjects.room(namespace, room), message)
+
+    def basic_enter_room(
+        self, sid: str, namespace: str, room: Room | None, eio_sid: str | None = None
+    ) -> None:
+        """Put a client of this node into a room, without waiting for the room to be heard."""
+        client = self._rooms.client(namespace, sid)
+        if client is None:
+            raise ValueError(_NOT_HERE)
+        if room is None or room == sid:
+            return  # everyone is in the namespace, and in the room of their own sid
+        if self.is_sid_room(namespace, room):
+            raise ValueError("cannot enter a sid room")
+        if self._rooms.enter(namespace, client, room):
+            self._node.hear(self._node.subjects.room(namespace, room))
+
+    def basic_leave_room(self, sid: str, namespace: str, room: Room | None) -> None:
+        """Take a client of this node out of a room."""
+        client = self._rooms.client(namespace, sid)
+        if client is not None and room is not None and self._rooms.leave(namespace, client, room):
+            self._node.ignore(self._node.subjects.room(namespace, room))
+
+    def basic_close_room(self, room: Room, namespace: str) -> None:
+        """Take every client of this node out of a room."""
+        if self.is_sid_room(namespace, room):
+            raise ValueError("cannot close a sid room")
+        for client in tuple(self._rooms.members(namespace, room)):
+            self.basic_leave_room(client.sid, namespace, room)
+
+    def is_sid_room(self, namespace: str, room: Room | None) -> bool:
+        """Whether a room is a local client's own."""
+        return self._rooms.client(namespace, room) is not None
+
+    def get_rooms(self, sid: str, namespace: str) -> list[Room]:
+        """The rooms of a client of this node, its own first."""
+        client = self._rooms.client(namespace, sid)
+        return [] if client is None else [sid, *client.rooms]
+
+    def get_namespaces(self) -> Sequence[str]:
+        """The namespaces with a client on this node."""
+        return tuple(self._rooms.namespaces())
+
+    def get_participants(self, namespace: str, room: Any) -> Iterator[tuple[str, str]]:
+        """The clients of this node in a room, in any of several, or in the namespace (None): (sid, eio_sid)."""
+        for client in tuple(self._rooms.select(namespace, _rooms(room))):
+            yield client.sid, client.eio_sid
+
+    def _on_enter(self, origin: str, message: Enter) -> None:
+        try:
+            self.basic_enter_room(message.sid, message.namespace, message.room)
+        except ValueError as exc:
+            self._node.answer(origin, Reply(message.request, error=str(exc)))
+        else:
+            self._node.spawn(self._entered(origin, message))
+
+    async def _entered(self, origin: str, message: Enter) -> None:
+        await self._node.heard(self._node.subjects.room(message.namespace, message.room))
+        self._node.answer(origin, Reply(message.request, value=1))
+
+    def _on_leave(self, origin: str, message: Leave) -> None:
+        self.basic_leave_room(message.sid, message.namespace, message.room)
+        self._node.answer(origin, Reply(message.request, value=1))
+
+    def _on_close_room(self, _origin: str, message: CloseRoom) -> None:
+        if not self.is_sid_room(message.namespace, message.room):
+            self.basic_close_room(message.room, message.namespace)
+
+    # What the server calls: events
+
+    async def emit(
+        self,
+        event: str,
+        data: Any = None,
+        namespace: str | None = None,
+        room: Any = None,
+        skip_sid: Any = None,
+        callback: Callback | None = None,
+        to: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Send an event to a client, a room, several rooms or everyone, on every node (rules 1 and 2).
+
+        Args:
+            event: the event's name.
+            data: one argument; a tuple for several; None for none.
+            namespace: "/" when not given.
+            room: a room, a sid, or a list of them; None for everyone in the namespace. `to` is an alias.
+            skip_sid: a sid, or a list of them, that shall not get the event.
+            callback: called, or awaited, with each client's acknowledgement.
+            to: alias of `room`.
+            kwargs: `ignore_queue=True` reaches only the clients of this node.
+
+        Raises:
+            EncodeError: the data cannot be serialised; nobody got the event.
+            TypeError: a room or the event is not named by text (a room: or an integer).
+            PayloadTooLarge, Backpressure, BrokerClosed: nobody got the event.
+            PublishUnconfirmed: only with `confirm`: other nodes may or may not have got it.
+        """
+        namespace = namespace_name(namespace or "/")
+        rooms = _rooms(to if to is not None else room)
+        skip = _sids(skip_sid)
+        packet = self._packets.event(event, _arguments(data), namespace)
+        subjects = (
+            () if kwargs.get("ignore_queue") else self._subjects(namespace, rooms, ack=callback is not None)
+        )
+        if callback is None:
+            entries = await self._send(namespace, rooms, skip, packet, subjects)
+        else:
+            request = self._acks.begin(callback, self._ackers(rooms, subjects, namespace))
+            try:
+                entries = await self._send(namespace, rooms, skip, packet, subjects, request)
+            except BaseException:
+                self._acks.cancel(request)
+                raise
+        if self._node.settings.confirm:
+            for entry in entries:
+                await self._node.publisher.confirmed(entry, self._node.settings.emit_timeout)
+
+    async def _send(
+        self,
+        namespace: str,
+        rooms: tuple[Room, ...],
+        skip: tuple[str, ...],
+        packet: Packet,
+        subjects: tuple[Subject, ...],
+        request: int = 0,
+    ) -> list[Entry]:
+        """Rule 1: places first, then the local clients and the outbox in one go."""
+        publisher = self._node.publisher
+        message = encode_message(Emit(namespace, rooms, packet, skip, request)) if subjects else b""
+        size = len(message)
+        for taken in range(len(subjects)):
+            try:
+                await publisher.reserve(size)
+            except BaseException:
+                for _ in range(taken):
+                    publisher.release_place(size)
+                raise
+        self._deliver(namespace, rooms, skip, packet.parts, self._node.id, request)
+        return [publisher.put(subject, message) for subject in subjects]
+
+    async def trigger_callback(self, sid: str, id: int, data: Sequence[Any]) -> None:  # noqa: A002 - socketio's name
+        """Called by the server with a client's acknowledgement (rule 4)."""
+        for namespace in self._rooms.namespaces():
+            client = self._rooms.client(namespace, sid)
+            if client is not None:
+                break
+        else:
+            return
+        owed = client.acks.pop(id, None) if client.acks else None
+        if owed is None:
+            self._get_logger().warning("Unknown callback received, ignoring.")
+            return
+        origin, request = owed
+        if origin == self._node.id:
+            callback = self._acks.answer(request, origin, sid)
+            if callback is not None:
+                await _call(callback, data)
+        else:
+            self._node.answer(origin, Ack(request, sid, self._packets.ack(data, namespace, request)))
+
+    def _deliver(
+        self,
+        namespace: str,
+        rooms: tuple[Room, ...],
+        skip: tuple[str, ...],
+        parts: Parts,
+        origin: str,
+        request: int,
+    ) -> None:
+        """Hand a packet to the clients of this node that are addressed."""
+        if self._fanout is None:
+            return
+        clients: Iterable[Client] = self._rooms.select(namespace, rooms, skip)
+        if not request:
+            self._fanout.send(clients, parts)
+            return
+        asked = list(clients)
+        if origin == self._node.id:
+            self._acks.expect(request, origin, [client.sid for client in asked])
+        else:
+            self._node.answer(origin, Expect(request, tuple(client.sid for client in asked)))
+        for client in asked:
+            number = next(client.next_ack)
+            client.acks = client.acks or {}
+            client.acks[number] = (origin, request)
+            self._fanout.send((client,), self._packets.with_id(parts, namespace, number))
+
+    def _on_emit(self, origin: str, message: Emit) -> None:
+        try:
+            parts = self._packets.accept(message.packet, message.namespace)
+        except WireError:
+            if message.request:
+                self._node.answer(origin, Expect(message.request, ()))
+            raise
+        self._deliver(message.namespace, message.rooms, message.skip, parts, origin, message.request)
+
+    def _on_expect(self, origin: str, message: Expect) -> None:
+        self._acks.expect(message.request, origin, message.sids)
+
+    def _on_ack(self, origin: str, message: Ack) -> None:
+        if message.packet is None:
+            self._acks.gone(message.request, origin, message.sid)
+            return
+        data = self._packets.ack_data(message.packet)
+        callback = self._acks.answer(message.request, origin, message.sid)
+        if callback is None:
+            raise WireError("stray_ack", "An acknowledgement arrived that nothing waits for.")
+        self._node.spawn(_call(callback, data))
+
+    def _subjects(self, namespace: str, rooms: tuple[Room, ...], *, ack: bool) -> tuple[Subject, ...]:
+        """Where an event goes (rule 2)."""
+        subjects = self._node.subjects
+        if len(rooms) != 1:
+            return (subjects.control if ack else subjects.namespace(namespace),)
+        room = rooms[0]
+        if self._rooms.client(namespace, room) is not None:
+            return ()
+        owner = self._owner(room)
+        if owner in self._node.peers:
+            return (subjects.inbox(owner),)
+        if owner == self._node.id:
+            return ()  # a client of this node that is gone
+        there = subjects.control if ack else subjects.room(namespace, room)
+        # it looks like a sid of a node that has not said hello yet, or it is a room that looks like a sid
+        return (there, subjects.inbox(owner)) if owner and not ack else (there,)
+
+    def _ackers(self, rooms: tuple[Room, ...], subjects: tuple[Subject, ...], namespace: str) -> set[str]:
+        """The nodes that will say which clients they reached."""
+        if not subjects:
+            return {self._node.id}
+        owner = self._owner(rooms[0]) if len(rooms) == 1 else ""
+        if owner in self._node.peers and self._rooms.client(namespace, rooms[0]) is None:
+            return {owner}
+        return {self._node.id, *self._node.peers.ids}
+
+    @staticmethod
+    def _owner(sid: object) -> str:
+        """The id of the node that gave out a sid; empty for what does not look like one."""
+        return sid[:_TAG] if isinstance(sid, str) and _LOOKS_LIKE_A_SID.fullmatch(sid) else ""
+
+
+def _rooms(room: Any) -> tuple[Room, ...]:
+    if room is None:
+        return ()
+    if isinstance(room, (list, tuple, set, frozenset)):
+        rooms = tuple(dict.fromkeys(room_name(item) for item in cast("Iterable[object]", room)))
+        if not rooms:
+            raise ValueError("An empty list of rooms addresses nobody; None addresses everyone.")
+        return rooms
+    return (room_name(room),)
+
+
+def _sids(skip: Any) -> tuple[str, ...]:
+    if skip is None:
+        return ()
+    if isinstance(skip, str):
+        return (skip,)
+    sids = tuple(sid for sid in skip if sid is not None)
+    if not all(isinstance(sid, str) for sid in sids):
+        raise TypeError("skip_sid is a sid or a list of sids, and a sid is text.")
+    return sids
+
+
+def _arguments(data: Any) -> Sequence[Any]:
+    if isinstance(data, tuple):
+        return cast("tuple[Any, ...]", data)
+    return () if data is None else (data,)
+
+
+async def _call(callback: Callable[..., Any], data: Sequence[Any]) -> None:
+    result = callback(*data)
+    if inspect.isawaitable(result):
+        await result

@@ -1,0 +1,101 @@
+"""From one packet to many clients: shared Engine.IO packets, put straight into each client's queue.
+
+1. A packet is wrapped once, whatever the number of recipients; there is no task per recipient, and no suspension
+   between the parts of one packet or between recipients.
+2. A client whose queue holds more than `limit` packets is disconnected, counted and logged: a slow reader cannot
+   grow a node without limit.
+3. A client that is closing gets nothing.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any, cast
+
+from engineio import packet as eio_packet
+
+from roomcast.core.packets import Parts
+from roomcast.core.rooms import Client
+from roomcast.core.stats import Stats
+
+logger = logging.getLogger("roomcast")
+
+
+class _Binary(eio_packet.Packet):  # type: ignore[misc]  # engineio has no annotations
+    """A binary packet that polling and websocket clients may share: engineio's own caches one of the two forms."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(eio_packet.MESSAGE, data)
+        self._text: str | None = None
+
+    def encode(self, b64: bool = False) -> str | bytes:
+        """The bytes themselves for a websocket, base64 text for polling."""
+        if not b64:
+            return cast("bytes", self.data)
+        if self._text is None:
+            self.encode_cache = None
+            self._text = cast("str", super().encode(b64=True))
+        return self._text
+
+
+class FanOut:
+    """Hands packets to the clients of one python-socketio server.
+
+    Args:
+        server: the `socketio.AsyncServer`.
+        limit: packets that may wait for one client (rule 2).
+        stats: where to count.
+    """
+
+    def __init__(self, server: Any, limit: int, stats: Stats) -> None:
+        self._server = server
+        self._limit = limit
+        self._stats = stats
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def send(self, clients: Iterable[Client], parts: Parts) -> None:
+        """Put a packet into the queue of each client (rule 1)."""
+        packets = tuple(_wrap(part) for part in parts)
+        sockets = self._server.eio.sockets
+        count = 0
+        for client in clients:
+            socket = sockets.get(client.eio_sid)
+            if socket is None or socket.closed or socket.closing:
+                continue
+            queue = socket.queue
+            if queue.qsize() >= self._limit:
+                self._cut(client, socket)
+                continue
+            for packet in packets:
+                queue.put_nowait(packet)
+            count += 1
+        self._stats.deliveries += count
+
+    def reachable(self, client: Client) -> bool:
+        """Whether a client's connection is still there."""
+        socket = self._server.eio.sockets.get(client.eio_sid)
+        return socket is not None and socket.closed is not True
+
+    def _cut(self, client: Client, socket: Any) -> None:
+        self._stats.clients_cut += 1
+        logger.warning(
+            "roomcast: client %s reads too slowly, %d packets wait for it: disconnected",
+            client.sid,
+            self._limit,
+        )
+        queue = socket.queue
+        while not queue.empty():
+            queue.get_nowait()
+            queue.task_done()
+        queue.put_nowait(None)  # ends the writer, which closes the connection
+        task = asyncio.ensure_future(_close(self._server, socket))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+async def _close(server: Any, socket: Any) -> None:
+    await socket.close(wait=False, abort=True, reason=server.reason.TRANSPORT_ERROR)
+
+
+def _wrap(part: str | bytes) -> Any:
+    return eio_packet.Packet(eio_packet.MESSAGE, part) if isinstance(part, str) else _Binary(part)

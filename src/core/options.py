@@ -1,0 +1,167 @@
+"""The settings of an adapter: what a developer passes, and what an operator changes in the URL.
+
+A setting named in the URL's query wins over the argument of the same name, because the URL is what an operator
+can change without a release. Parameters that neither roomcast nor the broker knows are refused by name.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypedDict
+from urllib.parse import parse_qsl, urlsplit
+
+from roomcast.core.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Settings of one node; durations are seconds.
+
+    Attributes:
+        prefix: head of everything the library touches on the broker; two applications on one broker differ in it.
+        name: what operators see for this node; None: host name and process id.
+        secret: the cluster's shared secrets (see `Wire`); the first signs, all verify; empty: no signatures.
+        confirm: `emit` returns only once the broker has confirmed.
+        emit_timeout: how long `emit` may wait for a place in the outbox, and for a confirm.
+        request_timeout: how long a request to another node may take.
+        connect_timeout: how long one attempt to connect may take.
+        heartbeat: period of this node's heartbeats, and of the checks of its link.
+        peer_timeout: silence after which a peer is lost; at least twice the heartbeat.
+        linger: how long a subject stays subscribed after its last local member left.
+        regroup_timeout: how long publishing waits, after an outage, for the peers to be back.
+        freshness: how far the clocks of two nodes may differ when envelopes are signed.
+        outbox_messages, outbox_bytes: bounds of what is not confirmed yet.
+        outbox_age: how long an outage may last before its first messages are given up.
+        max_payload: largest message in bytes, to send or to receive.
+        buffer: deliveries that may wait to be handled.
+        client_queue: packets that may wait for one slow client before it is disconnected.
+    """
+
+    prefix: str = "roomcast"
+    name: str | None = None
+    secret: tuple[str | bytes, ...] = field(default=(), repr=False)
+    confirm: bool = False
+    emit_timeout: float = 5.0
+    request_timeout: float = 5.0
+    connect_timeout: float = 5.0
+    heartbeat: float = 5.0
+    peer_timeout: float = 10.0
+    linger: float = 2.0
+    regroup_timeout: float = 1.0
+    freshness: float = 30.0
+    outbox_messages: int = 100_000
+    outbox_bytes: int = 64 * 1024 * 1024
+    outbox_age: float = 30.0
+    max_payload: int = 1024 * 1024
+    buffer: int = 65_536
+    client_queue: int = 10_000
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if setting.type in (float, int) and (
+                isinstance(value, bool) or not isinstance(value, (int, float))
+            ):
+                raise ConfigurationError(f"{setting.name} is a number, not {value!r:.80}.")
+            if (
+                setting.type in (float, int)
+                and value <= 0
+                and setting.name not in ("linger", "regroup_timeout")
+            ):
+                raise ConfigurationError(f"{setting.name} must be above 0, not {value}.")
+        if self.peer_timeout < 2 * self.heartbeat:
+            raise ConfigurationError(
+                f"peer_timeout ({self.peer_timeout} s) must be at least twice the heartbeat ({self.heartbeat} s), "
+                "or nodes are taken for lost between two heartbeats."
+            )
+        if self.max_payload < 4096:  # noqa: PLR2004 - room for the library's own messages
+            raise ConfigurationError(f"max_payload must be at least 4096 bytes, not {self.max_payload}.")
+
+
+class Settings(TypedDict, total=False):
+    """The keyword arguments of an adapter; see `Options` for what each one means."""
+
+    prefix: str
+    name: str | None
+    secret: str | bytes | Sequence[str | bytes] | None
+    confirm: bool
+    emit_timeout: float
+    request_timeout: float
+    connect_timeout: float
+    heartbeat: float
+    peer_timeout: float
+    linger: float
+    regroup_timeout: float
+    freshness: float
+    outbox_messages: int
+    outbox_bytes: int
+    outbox_age: float
+    max_payload: int
+    buffer: int
+    client_queue: int
+
+
+_FROM_URL = frozenset(setting.name for setting in fields(Options)) - {"secret"}
+
+
+def options(arguments: Mapping[str, Any]) -> Options:
+    """Options from keyword arguments; `secret` may be one secret or several.
+
+    Raises:
+        ConfigurationError: a name or a value is not one of an adapter's settings.
+    """
+    known = {setting.name for setting in fields(Options)}
+    if unknown := sorted(set(arguments) - known):
+        raise ConfigurationError(f"Unknown setting {unknown[0]!r}: it is one of {', '.join(sorted(known))}.")
+    settings = dict(arguments)
+    secret = settings.get("secret", ())
+    if secret is None or isinstance(secret, (str, bytes)):
+        settings["secret"] = () if secret is None else (secret,)
+    elif isinstance(secret, Sequence):
+        settings["secret"] = tuple(secret)
+    else:
+        raise ConfigurationError("secret is text or bytes, or a list of those.")
+    return Options(**settings)
+
+
+def split_url(
+    url: str, settings: Options, broker_parameters: frozenset[str]
+) -> tuple[str, dict[str, str], Options]:
+    """The URL without its query, the broker's own parameters, and the options with the URL's ones applied.
+
+    Raises:
+        ConfigurationError: a parameter is unknown, given twice, or has a value that does not fit.
+    """
+    parts = urlsplit(url)
+    own: dict[str, Any] = {}
+    broker: dict[str, str] = {}
+    for name, text in parse_qsl(parts.query, keep_blank_values=True):
+        if name in own or name in broker:
+            raise ConfigurationError(f"The URL names the parameter {name!r:.80} twice.")
+        if name in broker_parameters:
+            broker[name] = text
+        elif name in _FROM_URL:
+            own[name] = _value(name, text)
+        else:
+            known = ", ".join(sorted(_FROM_URL | broker_parameters))
+            raise ConfigurationError(
+                f"Unknown parameter {name!r:.80} in the {parts.scheme}:// URL: it is one of {known}."
+            )
+    bare = url.partition("#")[0].partition("?")[0]
+    return bare, broker, replace(settings, **own)
+
+
+def _value(name: str, text: str) -> object:
+    kind = next(setting.type for setting in fields(Options) if setting.name == name)
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
+                text.lower()
+            ]
+        return kind(text) if kind in (int, float) else text
+    except (KeyError, ValueError):
+        raise ConfigurationError(
+            f"The URL's {name}={text!r:.80} is not {_SAYS.get(kind, 'valid')}."
+        ) from None
+
+
+_SAYS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number of seconds"}

@@ -1,0 +1,334 @@
+"""The publishing half of a node: a place in the outbox, the flush once per tick, confirms, outages.
+
+1. `reserve` gives a place or waits its turn for one, up to `emit_timeout`, then raises `Backpressure`. While the
+   link is down it does not wait: the oldest message gives up its place, counted and told.
+2. `put` never suspends. What is put in one tick leaves in one flush, in the order of the calls.
+3. A batch whose confirm was lost with the link is sent again, before anything newer, once publishing resumes.
+4. Nothing is sent while publishing is held: before the start, without a link, and while peers regroup.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from roomcast.core.broker import Broker, Gap, Position, Subject
+from roomcast.core.errors import (
+    Backpressure,
+    BrokerClosed,
+    BrokerError,
+    PayloadTooLarge,
+    PublishRejected,
+    PublishUnconfirmed,
+)
+from roomcast.core.options import Options
+from roomcast.core.outbox import Batch, Entry, Outbox
+from roomcast.core.sequences import Numbering
+from roomcast.core.stats import Stats
+from roomcast.core.wire import OVERHEAD, Envelope, Wire
+
+logger = logging.getLogger("roomcast")
+
+_RETRY = 0.2  # seconds until a failed publish is tried again on a link that was not reported lost
+_FLUSH = 512  # batches per flush: the loop breathes between two of them
+
+
+class Publisher:
+    """Publishes for one node, in order, through a bounded outbox.
+
+    Args:
+        origin: the node's id.
+        settings: bounds and deadlines.
+        wire: seals envelopes.
+        stats: where to count.
+        tell: told of messages given up.
+    """
+
+    def __init__(
+        self, *, origin: str, settings: Options, wire: Wire, stats: Stats, tell: Callable[[Gap], None]
+    ) -> None:
+        self._origin = origin
+        self._settings = settings
+        self._wire = wire
+        self._stats = stats
+        self._tell = tell
+        self._limit = settings.max_payload
+        self._outbox = Outbox(
+            max_messages=settings.outbox_messages,
+            max_bytes=settings.outbox_bytes,
+            max_age=settings.outbox_age,
+            batch_bytes=min(65_536, settings.max_payload - OVERHEAD),
+        )
+        self._sent = time.time_ns() // 1000
+        self._numbering = Numbering(self._sent)
+        self._queue: deque[tuple[asyncio.Future[None], int]] = deque()
+        self._broker: Broker | None = None
+        self._held = True
+        self._link_down = False
+        self._closed = False
+        self._scheduled = False
+        self._idle = asyncio.Event()
+
+    @property
+    def backlog(self) -> int:
+        """Messages queued or unconfirmed."""
+        return len(self._outbox)
+
+    def attach(self, broker: Broker) -> None:
+        """Publish to this broker, once released."""
+        self._broker = broker
+        self._limit = min(self._settings.max_payload, broker.guarantees.max_payload)
+
+    async def reserve(self, size: int) -> None:
+        """Take a place for a message of `size` bytes (rule 1); does not suspend while there is room.
+
+        Raises:
+            PayloadTooLarge: no envelope of this message fits the broker.
+            Backpressure: the outbox stayed full until the deadline.
+            BrokerClosed: the adapter is closed.
+        """
+        self._check(size)
+        if not self._queue and self._outbox.fits(size):
+            self._outbox.reserve(size)
+        elif self._link_down:
+            self._make_room(size)
+        else:
+            await self._wait_for_place(size)
+
+    def reserve_anyway(self, size: int) -> bool:
+        """Take a place for an answer to another node, which cannot wait; False when even that is too much."""
+        if (
+            self._closed
+            or size + OVERHEAD > self._limit
+            or len(self._outbox) >= 2 * self._settings.outbox_messages
+        ):
+            self._stats.given_up += 1
+            return False
+        self._outbox.reserve(size)
+        return True
+
+    def release_place(self, size: int) -> None:
+        """Give back a place that is not used after all."""
+        self._outbox.release(size)
+        self._admit()
+
+    def put(self, subject: Subject, message: bytes) -> Entry:
+        """Send a message in the place reserved for it (rule 2)."""
+        epoch, number = self._numbering.next(subject)
+        entry = Entry(subject, message, epoch, number, time.monotonic())
+        self._outbox.put(entry)
+        self._schedule()
+        return entry
+
+    async def confirmed(self, entry: Entry, timeout: float) -> None:
+        """Wait until the broker has the message.
+
+        Raises:
+            PublishUnconfirmed: it had not confirmed within `timeout` seconds; the message stays in the outbox.
+            PublishRejected: the broker refused it, or the outbox gave it up.
+        """
+        entry.waiter = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout):
+                await entry.waiter
+        except TimeoutError:
+            raise PublishUnconfirmed(
+                f"The broker did not confirm the message within {timeout} s; it may still be delivered.",
+                broker=self._name,
+            ) from None
+
+    def say(self, subject: Subject, message: bytes) -> asyncio.Future[Position | None]:
+        """Send a message of this moment (a hello, a heartbeat): past the outbox, unnumbered, never again."""
+        said = self._publish(subject, 0, 1, [message])
+        said.add_done_callback(_forget)
+        return said
+
+    def hold(self, *, link_down: bool) -> None:
+        """Send nothing until `release` (rule 4)."""
+        self._held = True
+        self._link_down = link_down
+        if link_down:
+            self._idle.set()
+            self._admit()
+
+    def release(self) -> None:
+        """Send again, the unconfirmed first (rule 3)."""
+        self._held = self._link_down = False
+        self._schedule()
+
+    def tick(self, now: float) -> None:
+        """Give up what is too old; `now` is the monotonic clock."""
+        self._give_up(self._outbox.expire(now), "the outage outlasted outbox_age")
+        self._admit()
+
+    async def drain(self, timeout: float) -> None:
+        """Wait until everything is confirmed, at most `timeout` seconds."""
+        self._schedule()
+        try:
+            async with asyncio.timeout(timeout):
+                while not self._outbox.idle and not self._link_down:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            logger.warning("roomcast: %d messages were not confirmed within %s s", len(self._outbox), timeout)
+
+    def close(self) -> None:
+        """Accept nothing more; what is left is given up, and whoever waits gets `BrokerClosed`."""
+        self._closed = True
+        for future, _ in self._queue:
+            if not future.done():
+                future.set_exception(BrokerClosed("The adapter was closed.", broker=self._name))
+        self._queue.clear()
+        self._give_up(self._outbox.clear(), "the adapter was closed")
+
+    @property
+    def _name(self) -> str:
+        return "the broker" if self._broker is None else type(self._broker).__name__
+
+    def _check(self, size: int) -> None:
+        if self._closed:
+            raise BrokerClosed("The adapter is closed: nothing can be sent any more.", broker=self._name)
+        if size + OVERHEAD > self._limit:
+            raise PayloadTooLarge(size=size + OVERHEAD, limit=self._limit, broker=self._name)
+
+    def _make_room(self, size: int) -> None:
+        self._give_up(self._outbox.evict(size), "the outbox was full during the outage")
+        self._outbox.reserve(size)
+
+    async def _wait_for_place(self, size: int) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ticket = (future, size)
+        self._queue.append(ticket)
+        try:
+            async with asyncio.timeout(self._settings.emit_timeout):
+                await future
+        except TimeoutError:
+            self._abandon(future, size)
+            raise Backpressure(
+                f"The outbox stayed full for {self._settings.emit_timeout} s ({len(self._outbox)} messages): this "
+                "node emits faster than its broker accepts. Emit less, or raise outbox_messages and outbox_bytes.",
+                broker=self._name,
+            ) from None
+        except asyncio.CancelledError:
+            self._abandon(future, size)
+            raise
+        finally:
+            if ticket in self._queue:
+                self._queue.remove(ticket)
+            self._admit()
+
+    def _abandon(self, future: asyncio.Future[None], size: int) -> None:
+        if future.done() and not future.cancelled() and future.exception() is None:
+            self._outbox.release(size)
+
+    def _admit(self) -> None:
+        """Let those who wait in, first come first served; each stays in line until it has run (rule 2)."""
+        for future, size in self._queue:
+            if future.done():
+                continue
+            if self._link_down:
+                self._make_room(size)
+            elif self._outbox.fits(size):
+                self._outbox.reserve(size)
+            else:
+                break
+            future.set_result(None)
+
+    def _schedule(self) -> None:
+        if not self._scheduled and not self._held:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        for _ in range(_FLUSH):
+            if self._held or self._closed or (batch := self._outbox.take()) is None:
+                return
+            first = batch.entries[0]
+            future = self._publish(
+                batch.subject, first.epoch, first.number, [e.message for e in batch.entries]
+            )
+            future.add_done_callback(lambda done, batch=batch: self._settle(batch, done))
+        self._schedule()
+
+    def _publish(
+        self, subject: Subject, epoch: int, first: int, messages: Iterable[bytes]
+    ) -> asyncio.Future[Position | None]:
+        assert self._broker is not None, "published before attach"  # noqa: S101 - states an invariant
+        self._sent = max(self._sent + 1, time.time_ns() // 1000)
+        raw = [msgspec.Raw(message) for message in messages]
+        payload = self._wire.seal(subject, Envelope(self._origin, self._sent, epoch, first, raw))
+        return asyncio.ensure_future(self._broker.publish(subject, payload))
+
+    def _settle(self, batch: Batch, done: asyncio.Future[Position | None]) -> None:
+        error = _outcome(done)
+        if error is None:
+            self._outbox.confirm(batch)
+            self._stats.payloads += 1
+            self._stats.published += len(batch.entries)
+            for entry in batch.entries:
+                if entry.waiter is not None and not entry.waiter.done():
+                    entry.waiter.set_result(None)
+        elif isinstance(error, PublishRejected):
+            self._outbox.confirm(batch)
+            self._give_up(batch.entries, str(error), error)
+        elif not self._closed:
+            self._outbox.give_back(batch)
+            self._stats.resent += len(batch.entries)
+            self._pause(error)
+        if self._outbox.idle:
+            self._idle.set()
+        self._admit()
+        if not self._held:
+            self._schedule()
+
+    def _pause(self, error: BaseException) -> None:
+        if not isinstance(error, BrokerError):
+            logger.error("roomcast: %s failed to publish with a foreign error", self._name, exc_info=error)
+        if not self._held:
+            self._held = True
+            asyncio.get_running_loop().call_later(_RETRY, self._retry)
+
+    def _retry(self) -> None:
+        if self._link_down or self._closed:
+            return
+        if self._outbox.flying:  # what is still under way would overtake what came back
+            asyncio.get_running_loop().call_later(_RETRY, self._retry)
+        else:
+            self.release()
+
+    def _give_up(self, entries: Iterable[Entry], why: str, error: BrokerError | None = None) -> None:
+        lost = list(entries)
+        if not lost:
+            return
+        self._stats.given_up += len(lost)
+        for entry in lost:
+            if entry.waiter is not None and not entry.waiter.done():
+                entry.waiter.set_exception(
+                    error or PublishRejected(f"The message was given up: {why}.", broker=self._name)
+                )
+        subjects = {entry.subject for entry in lost}
+        logger.warning("roomcast: gave up %d messages: %s", len(lost), why)
+        self._tell(
+            Gap(
+                "given_up",
+                subject=subjects.pop() if len(subjects) == 1 else None,
+                origin=self._origin,
+                missed=len(lost),
+            )
+        )
+        self._idle.set()
+
+
+def _outcome(done: asyncio.Future[Position | None]) -> BaseException | None:
+    if done.cancelled():
+        return PublishUnconfirmed("The broker cancelled a publish.", broker="the broker")
+    return done.exception()
+
+
+def _forget(done: asyncio.Future[Position | None]) -> None:
+    if not done.cancelled():
+        done.exception()  # a lost heartbeat needs no report: the link's own gap tells

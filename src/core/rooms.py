@@ -1,0 +1,149 @@
+"""Local membership: which clients of this node are in which rooms, both directions.
+
+1. Every operation costs O(rooms of the sid) or less, whatever the number of rooms and clients.
+2. A sid's own room exists implicitly: it is looked up, not stored.
+3. A room exists while it has a member; `enter` tells the first one in, `leave` and `remove` the last one out.
+4. `select` gives each addressed client once, however many ways it matches.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from enum import Enum
+from itertools import count
+
+from roomcast.core.subjects import Room
+
+
+class State(Enum):
+    """Where a client is in its life."""
+
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    DISCONNECTING = "disconnecting"
+
+
+class Client:
+    """One Socket.IO session of this node: a sid in a namespace, on an Engine.IO connection."""
+
+    __slots__ = ("acks", "eio_sid", "next_ack", "rooms", "sid", "state")
+
+    def __init__(self, sid: str, eio_sid: str) -> None:
+        self.sid = sid
+        self.eio_sid = eio_sid
+        self.state = State.CONNECTING
+        self.rooms: set[Room] = set()
+        self.acks: dict[int, tuple[str, int]] | None = None
+        """Acknowledgements this client owes: packet id to (origin node, request number)."""
+        self.next_ack = count(1)
+
+
+class _Namespace:
+    __slots__ = ("by_eio", "clients", "rooms")
+
+    def __init__(self) -> None:
+        self.clients: dict[str, Client] = {}
+        self.by_eio: dict[str, Client] = {}
+        self.rooms: dict[Room, set[Client]] = {}
+
+
+_NOBODY = _Namespace()
+
+
+class Rooms:
+    """The membership table of one node."""
+
+    def __init__(self) -> None:
+        self._namespaces: dict[str, _Namespace] = {}
+
+    def __len__(self) -> int:
+        """How many clients there are, each counted once per namespace."""
+        return sum(len(namespace.clients) for namespace in self._namespaces.values())
+
+    def namespaces(self) -> Collection[str]:
+        """The namespaces with at least one client."""
+        return self._namespaces.keys()
+
+    def rooms(self, namespace: str) -> Collection[Room]:
+        """The rooms of a namespace that have members here (rule 3)."""
+        return self._namespaces.get(namespace, _NOBODY).rooms.keys()
+
+    def client(self, namespace: str, sid: object) -> Client | None:
+        """The client of this sid, if it is here."""
+        return self._namespaces.get(namespace, _NOBODY).clients.get(sid)  # type: ignore[call-overload,no-any-return]
+
+    def by_eio_sid(self, namespace: str, eio_sid: str) -> Client | None:
+        """The client on this Engine.IO connection, if it is in the namespace."""
+        return self._namespaces.get(namespace, _NOBODY).by_eio.get(eio_sid)
+
+    def add(self, namespace: str, sid: str, eio_sid: str) -> Client:
+        """Admit a client. Its Engine.IO connection must not be in the namespace yet."""
+        here = self._namespaces.setdefault(namespace, _Namespace())
+        client = Client(sid, eio_sid)
+        here.clients[sid] = here.by_eio[eio_sid] = client
+        return client
+
+    def remove(self, namespace: str, sid: str) -> tuple[Client, Sequence[Room]] | None:
+        """Forget a client; gives back the rooms it was the last member of, or None when it is not here."""
+        here = self._namespaces.get(namespace, _NOBODY)
+        client = here.clients.pop(sid, None)
+        if client is None:
+            return None
+        here.by_eio.pop(client.eio_sid, None)
+        emptied = [room for room in client.rooms if self._discard(here, room, client)]
+        client.rooms.clear()
+        if not here.clients:
+            del self._namespaces[namespace]
+        return client, emptied
+
+    def enter(self, namespace: str, client: Client, room: Room) -> bool:
+        """Put a client into a room; True when it is the room's first member here (rule 3)."""
+        here = self._namespaces[namespace]
+        if room in client.rooms:
+            return False
+        client.rooms.add(room)
+        members = here.rooms.get(room)
+        if members is None:
+            here.rooms[room] = {client}
+            return True
+        members.add(client)
+        return False
+
+    def leave(self, namespace: str, client: Client, room: Room) -> bool:
+        """Take a client out of a room; True when it was the last member here (rule 3)."""
+        if room not in client.rooms:
+            return False
+        client.rooms.discard(room)
+        return self._discard(self._namespaces[namespace], room, client)
+
+    def members(self, namespace: str, room: Room | None) -> Collection[Client]:
+        """The clients in a room, in the room of a sid (rule 2), or in the whole namespace (None)."""
+        here = self._namespaces.get(namespace, _NOBODY)
+        if room is None:
+            return here.clients.values()
+        members = here.rooms.get(room)
+        own = here.clients.get(room) if isinstance(room, str) else None
+        if own is None:
+            return members or ()
+        return (own,) if members is None else {own, *members}
+
+    def select(self, namespace: str, rooms: Sequence[Room], skip: Collection[str] = ()) -> Iterable[Client]:
+        """Everyone in any of `rooms` (in the namespace when there are none) who is not in `skip` (rule 4)."""
+        chosen: Collection[Client]
+        if len(rooms) == 0:
+            chosen = self.members(namespace, None)
+        elif len(rooms) == 1:
+            chosen = self.members(namespace, rooms[0])
+        else:
+            chosen = {client for room in rooms for client in self.members(namespace, room)}
+        if not skip:
+            return chosen
+        unwanted = frozenset(skip)
+        return (client for client in chosen if client.sid not in unwanted)
+
+    @staticmethod
+    def _discard(here: _Namespace, room: Room, client: Client) -> bool:
+        members = here.rooms[room]
+        members.discard(client)
+        if members:
+            return False
+        del here.rooms[room]
+        return True

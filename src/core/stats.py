@@ -1,0 +1,48 @@
+"""What a node counts. Plain integers, read at any time, never reset."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Stats:
+    """Counters of one node since it was made.
+
+    Attributes:
+        published: messages handed to the broker and confirmed by it, as far as the broker confirms.
+        payloads: broker messages that carried them.
+        resent: messages sent again because the link was lost before their confirm.
+        given_up: messages the outbox abandoned; each one is a loss, told by `on_gap`.
+        received: messages of other nodes that arrived in order.
+        repeats: messages that arrived again and were dropped.
+        missed: messages known to be lost on the way, by the holes in their publishers' numbers.
+        gaps: how often something was, or may have been, lost.
+        disconnects: how often the link to the broker was lost.
+        deliveries: packets put into a client's queue.
+        clients_cut: clients disconnected because they read too slowly.
+        acks_forgotten: callbacks dropped because too many waited.
+        stray_replies: replies that nothing waited for: late, repeated or forged.
+        faults: errors in handlers that a message or a hook ran into; logged with a traceback.
+        refused: payloads and messages that were not accepted, by kind (see `WireError.kind`).
+    """
+
+    published: int = 0
+    payloads: int = 0
+    resent: int = 0
+    given_up: int = 0
+    received: int = 0
+    repeats: int = 0
+    missed: int = 0
+    gaps: int = 0
+    disconnects: int = 0
+    deliveries: int = 0
+    clients_cut: int = 0
+    acks_forgotten: int = 0
+    stray_replies: int = 0
+    faults: int = 0
+    refused: Counter[str] = field(default_factory=Counter[str])
+
+    def snapshot(self) -> dict[str, Any]:
+        """The counters by name."""
+        return asdict(self) | {"refused": dict(self.refused)}
