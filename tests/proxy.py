@@ -4,7 +4,7 @@ import asyncio
 import socket
 import struct
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 USUAL_PORTS = {"redis": 6379, "rediss": 6379, "nats": 4222, "tls": 4222, "amqp": 5672, "amqps": 5671}
@@ -17,9 +17,11 @@ class _Pair:
     def __init__(self, client: asyncio.StreamWriter) -> None:
         self.client = client
         self.server: asyncio.StreamWriter | None = None
+        self.broken = asyncio.Event()
         self.over = asyncio.Event()
 
-    def abort(self, *, reset: bool) -> None:
+    def abort(self, *, reset: bool = False) -> None:
+        self.broken.set()
         if reset:
             sock: socket.socket = self.client.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -97,10 +99,8 @@ class TcpProxy:
         if self._placeholder is not None:
             self._placeholder.close()
             self._placeholder = None
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.cut()
+        await asyncio.gather(*self._tasks)
 
     async def cut(self) -> int:
         """Close every connection, both sides; returns how many there were."""
@@ -155,27 +155,28 @@ class TcpProxy:
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        if self.hang_up:
-            writer.transport.abort()
-            return
         pair = _Pair(writer)
-        self._pairs.add(pair)
+        if self.hang_up:
+            pair.abort()
+        else:
+            self._pairs.add(pair)
         task = asyncio.create_task(self._serve(pair, reader))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, pair: _Pair, reader: asyncio.StreamReader) -> None:
-        pumps: list[asyncio.Task[None]] = []
+        pumps: list[asyncio.Task[Any]] = []
         try:
-            from_server, pair.server = await asyncio.open_connection(self._host, self._port)
-            if pair.client.transport.is_closing():  # cut while the connection to the server was being made
+            if pair.broken.is_set():
                 return
-            pumps = [
-                asyncio.create_task(self._pump(reader, pair.server, up=True)),
-                asyncio.create_task(self._pump(from_server, pair.client, up=False)),
-            ]
+            from_server, pair.server = await asyncio.open_connection(self._host, self._port)
+            if pair.broken.is_set():
+                return
+            up = asyncio.create_task(self._pump(reader, pair.server, up=True))
+            down = asyncio.create_task(self._pump(from_server, pair.client, up=False))
+            pumps = [up, down, asyncio.create_task(pair.broken.wait())]
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-            for pump, writer in zip(pumps, (pair.server, pair.client), strict=True):
+            for pump, writer in ((up, pair.server), (down, pair.client)):
                 if pump.done():
                     writer.close()  # what the other side sent before it closed is flushed
         except OSError:
@@ -184,9 +185,11 @@ class TcpProxy:
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            for side in (pair.client, pair.server):
-                if side is not None and not side.is_closing():
+            sides = [side for side in (pair.client, pair.server) if side is not None]
+            for side in sides:
+                if not side.is_closing():
                     side.transport.abort()
+            await asyncio.gather(*(side.wait_closed() for side in sides), return_exceptions=True)
             self._pairs.discard(pair)
             pair.over.set()
 

@@ -123,9 +123,7 @@ class Server:
     async def start(self) -> None:
         """Start the server (again) on its port, and return once it speaks its protocol."""
         if self.find() is None:
-            unavailable(
-                self.name, f"no {self.binary} on this machine (Debian: apt-get install {self.package})"
-            )
+            unavailable(self.name, f"no {self.binary} on this machine (Debian: apt-get install {self.package})")
         await asyncio.to_thread(self.launch)
 
     async def kill(self) -> None:

@@ -49,9 +49,7 @@ async def test_a_server_dies_at_once_and_comes_back_on_its_port(server_class: ty
 async def test_a_halted_server_is_silent_until_it_goes_on(server_class: type[Server]) -> None:
     async with server_class() as server:
         server.stop()
-        await asyncio.to_thread(
-            lambda: speaks("127.0.0.1", server.port, server.hello, server.answer, within=0.2)
-        )
+        await asyncio.to_thread(lambda: speaks("127.0.0.1", server.port, server.hello, server.answer, within=0.2))
         assert not await asyncio.to_thread(lambda: answers(server, within=0.2))
         server.cont()
         assert await asyncio.to_thread(lambda: answers(server))

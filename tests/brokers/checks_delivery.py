@@ -1,4 +1,4 @@
-"""Checks of the rules that hold while the link is up: 2 to 7, 9, 10, and overflow (8).
+"""Checks of the rules that hold while the link is up: 2 to 7, 9 to 11, and overflow (8).
 
 Each is a plain async function of a cluster, so that the conformance suite can put it to every broker and the
 teeth test to brokers with a bug. The rules are quoted from `roomcast.core.broker`.
@@ -6,13 +6,13 @@ teeth test to brokers with a bug. The rules are quoted from `roomcast.core.broke
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from itertools import pairwise
 
 import pytest
 
 from roomcast.core.broker import Delivery, Gap, Order, Position, Subject
-from roomcast.core.errors import BrokerUnavailable, PayloadTooLarge
+from roomcast.core.errors import BrokerClosed, BrokerError, BrokerUnavailable, PayloadTooLarge
 from tests.brokers.cluster import Check, Cluster, Event, Node, deliveries, gaps, payloads, send
 
 Sent = tuple[Subject, bytes]
@@ -49,6 +49,16 @@ def losses_are_told(events: Sequence[Event], sent: Sequence[bytes]) -> list[int]
         assert told, f"the last {len(sent) - expected} were lost without a gap"
         holes.append(len(sent) - expected)
     return holes
+
+
+async def outcome(call: Awaitable[Position | None]) -> BaseException | None:
+    """How a publish ended, within a bound; None when it was accepted."""
+    try:
+        async with asyncio.timeout(10):
+            await call
+    except BrokerError as exc:
+        return exc
+    return None
 
 
 async def rule_02_subscribe_is_a_barrier(cluster: Cluster) -> None:
@@ -349,9 +359,7 @@ async def rule_09_order_is_fifo_per_publisher(cluster: Cluster) -> None:
         await node.broker.subscribe(subjects)
     count = int(300 * cluster.scale)
     sent = {
-        publisher: [
-            (subjects[number % len(subjects)], b"%d %d" % (publisher, number)) for number in range(count)
-        ]
+        publisher: [(subjects[number % len(subjects)], b"%d %d" % (publisher, number)) for number in range(count)]
         for publisher in (0, 1)
     }
 
@@ -370,9 +378,7 @@ async def rule_09_order_is_fifo_per_publisher(cluster: Cluster) -> None:
     observed = [[*first, *second] for first, second in zip(*heard, strict=True)]
     for events in observed:
         for publisher in (0, 1):
-            mine = [
-                one for one in events if isinstance(one, Gap) or one.payload.startswith(b"%d " % publisher)
-            ]
+            mine = [one for one in events if isinstance(one, Gap) or one.payload.startswith(b"%d " % publisher)]
             in_order(guarantees.order, mine, sent[publisher])
     if guarantees.order == "total":
         assert all(payloads(one) == payloads(other) for one, other in pairwise(observed))
@@ -388,6 +394,50 @@ async def rule_10_a_position_is_set_exactly_with_a_log(cluster: Cluster) -> None
     assert isinstance(event, Delivery)
     assert (event.position is not None) is (near.broker.log is not None)
     assert returned is None or far.broker.log is not None
+
+
+async def rule_11_aclose_is_idempotent(cluster: Cluster) -> None:
+    """Rule 11: `aclose` is idempotent; what is called afterwards raises `BrokerClosed`."""
+    near, cold = await cluster.node(), cluster.unstarted()
+    (subject,) = cluster.subjects(1)
+    await near.broker.subscribe([subject])
+    await asyncio.gather(near.broker.aclose(), near.broker.aclose())
+    await near.broker.aclose()
+    await cold.broker.aclose()
+    for node in (near, cold):
+        for call in (
+            node.broker.start,
+            node.broker.receive,
+            lambda node=node: node.broker.subscribe([subject]),
+            lambda node=node: node.broker.publish(subject, b"after"),
+        ):
+            with pytest.raises(BrokerClosed):
+                await call()
+
+
+async def rule_11_aclose_frees_blocked_calls(cluster: Cluster) -> None:
+    """Rule 11: it works while calls are blocked (they raise `BrokerClosed`)."""
+    near = await cluster.node()
+    receiving = asyncio.create_task(near.broker.receive())
+    await asyncio.sleep(0)
+    await near.broker.aclose()
+    with pytest.raises(BrokerClosed):
+        async with asyncio.timeout(2):
+            await receiving
+
+
+async def rule_11_aclose_flushes(cluster: Cluster) -> None:
+    """Rule 11: it flushes accepted publishes, within a bound."""
+    near, far = await cluster.node(), await cluster.node()
+    (subject,) = cluster.subjects(1)
+    await near.broker.subscribe([subject])
+    calls = {b"%d" % number: send(far.broker, subject, b"%d" % number) for number in range(200)}
+    await asyncio.sleep(0)  # those that are coroutines begin
+    await far.broker.aclose()
+    assert [await outcome(call) for call in calls.values()] == [None] * 200
+    (events,) = await cluster.finish(near, [subject], near) if near.broker.guarantees.echo else ([],)
+    if near.broker.guarantees.echo:
+        assert payloads(events) == list(calls)
 
 
 CHECKS: tuple[Check, ...] = (
@@ -407,4 +457,7 @@ CHECKS: tuple[Check, ...] = (
     rule_08_overflow_is_bounded_and_told,
     rule_09_order_is_fifo_per_publisher,
     rule_10_a_position_is_set_exactly_with_a_log,
+    rule_11_aclose_is_idempotent,
+    rule_11_aclose_frees_blocked_calls,
+    rule_11_aclose_flushes,
 )

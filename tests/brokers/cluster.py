@@ -71,9 +71,7 @@ class Node:
                     self._rest = list(await self.broker.receive())
         except TimeoutError as exc:
             last = heard[-5:]
-            raise AssertionError(
-                f"{self.config.node} waited in vain for {what}; last of all: {last}"
-            ) from exc
+            raise AssertionError(f"{self.config.node} waited in vain for {what}; last of all: {last}") from exc
 
     async def hear_payload(self, payload: bytes) -> list[Event]:
         """Every event up to and with the delivery of `payload`."""
@@ -84,9 +82,7 @@ class Node:
 
     async def hear_gap(self, reason: GapReason) -> list[Event]:
         """Every event up to and with the first gap of this reason."""
-        return await self.hear(
-            lambda event: isinstance(event, Gap) and event.reason == reason, f"a gap {reason!r}"
-        )
+        return await self.hear(lambda event: isinstance(event, Gap) and event.reason == reason, f"a gap {reason!r}")
 
 
 class Cluster:
@@ -152,9 +148,7 @@ class Cluster:
             count = min(count, 8)
         return [Subject(f"{self.prefix}.{kind}.{number}") for number in range(count)]
 
-    async def finish(
-        self, publisher: Node, subjects: Sequence[Subject], *receivers: Node
-    ) -> list[list[Event]]:
+    async def finish(self, publisher: Node, subjects: Sequence[Subject], *receivers: Node) -> list[list[Event]]:
         """What each receiver hears until an end that the publisher sends now on every subject.
 
         The ends prove absence: what was published earlier and is not heard before them will not come.

@@ -14,8 +14,9 @@ from uuid import uuid4
 import pytest
 
 from roomcast.core.broker import Broker, BrokerConfig
-from tests.brokers import checks_delivery
+from tests.brokers import checks_delivery, checks_link
 from tests.brokers.cluster import Check, Cluster, MakeBroker, closing
+from tests.proxy import TcpProxy
 from tests.services import SharedBrokers, unavailable
 
 LINKED = ("redis", "nats", "amqp")
@@ -61,3 +62,20 @@ async def cluster(scheme: str, shared_brokers: SharedBrokers, tmp_path: Path) ->
 @pytest.mark.parametrize("scheme", SCHEMES)
 async def test_delivery(cluster: Cluster, check: Check) -> None:
     await check(cluster)
+
+
+@pytest.fixture
+async def linked(scheme: str, shared_brokers: SharedBrokers) -> AsyncIterator[Cluster]:
+    """A cluster of the broker under test, with a proxy before those nodes that ask for one."""
+    make = broker_class(scheme)
+    url = shared_brokers.url(scheme)
+    async with TcpProxy(url) as proxy, closing(Cluster(make, url, link=proxy)) as made:
+        yield made
+    gc.collect()
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("check", checks_link.CHECKS, ids=check_name)
+@pytest.mark.parametrize("scheme", LINKED)
+async def test_link(linked: Cluster, check: Check) -> None:
+    await check(linked)
