@@ -17,7 +17,7 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Unpack, cast
 
 from socketio.async_manager import AsyncManager
@@ -27,8 +27,8 @@ from roomcast.core.broker import Subject
 from roomcast.core.errors import BrokerUnavailable, RoomcastError, WireError
 from roomcast.core.fanout import FanOut
 from roomcast.core.node import GapHook, Health, Node
-from roomcast.core.outbox import Entry
 from roomcast.core.options import Settings, options
+from roomcast.core.outbox import Entry
 from roomcast.core.packets import Packets, Parts
 from roomcast.core.rooms import Client, Rooms, State
 from roomcast.core.subjects import Room, namespace_name, room_name
@@ -70,6 +70,8 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
     `start` and `aclose` belong in the application's own start and shutdown, or use `async with`. Without `start` the
     adapter starts by itself with the first client, in the background, and keeps trying while the broker is away.
     """
+
+    server: Any
 
     def __init__(self, url: str | None = None, **settings: Unpack[Settings]) -> None:
         super().__init__()
@@ -143,7 +145,8 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
 
     def set_server(self, server: Any) -> None:
         """Called by the server with itself."""
-        super().set_server(server)
+        self.server = server
+        self.json = server.packet_class.json
         self._packets = Packets(server.packet_class)
         self._fanout = FanOut(server, self._node.settings.client_queue, self._node.stats)
 
@@ -333,9 +336,7 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
             raise
         self._node.publisher.put(self._node.subjects.room(namespace, room), message)
 
-    def basic_enter_room(
-        self, sid: str, namespace: str, room: Room | None, eio_sid: str | None = None
-    ) -> None:
+    def basic_enter_room(self, sid: str, namespace: str, room: Room | None, eio_sid: str | None = None) -> None:  # noqa: ARG002
         """Put a client of this node into a room, without waiting for the room to be heard."""
         client = self._rooms.client(namespace, sid)
         if client is None:
@@ -369,11 +370,11 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         client = self._rooms.client(namespace, sid)
         return [] if client is None else [sid, *client.rooms]
 
-    def get_namespaces(self) -> Sequence[str]:
+    def get_namespaces(self) -> Sequence[str]:  # pyright: ignore[reportIncompatibleMethodOverride]  # dict_keys
         """The namespaces with a client on this node."""
         return tuple(self._rooms.namespaces())
 
-    def get_participants(self, namespace: str, room: Any) -> Iterator[tuple[str, str]]:
+    def get_participants(self, namespace: str, room: Any) -> Generator[tuple[str, str], None, None]:
         """The clients of this node in a room, in any of several, or in the namespace (None): (sid, eio_sid)."""
         for client in tuple(self._rooms.select(namespace, _rooms(room))):
             yield client.sid, client.eio_sid
@@ -433,9 +434,7 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         rooms = _rooms(to if to is not None else room)
         skip = _sids(skip_sid)
         packet = self._packets.event(event, _arguments(data), namespace)
-        subjects = (
-            () if kwargs.get("ignore_queue") else self._subjects(namespace, rooms, ack=callback is not None)
-        )
+        subjects = () if kwargs.get("ignore_queue") else self._subjects(namespace, rooms, ack=callback is not None)
         if callback is None:
             entries = await self._send(namespace, rooms, skip, packet, subjects)
         else:
@@ -482,7 +481,7 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
             return
         owed = client.acks.pop(id, None) if client.acks else None
         if owed is None:
-            self._get_logger().warning("Unknown callback received, ignoring.")
+            logger.warning("roomcast: unknown callback %s of client %s, ignored", id, sid)
             return
         origin, request = owed
         if origin == self._node.id:

@@ -18,7 +18,8 @@ RoomcastError
 Messages say what to do next. Credentials never stand in them.
 """
 
-from collections.abc import Mapping, Sequence, Set as AbstractSet
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Literal
 
 

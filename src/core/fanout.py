@@ -25,13 +25,14 @@ class _Binary(eio_packet.Packet):  # type: ignore[misc]  # engineio has no annot
     """A binary packet that polling and websocket clients may share: engineio's own caches one of the two forms."""
 
     def __init__(self, data: bytes) -> None:
-        super().__init__(eio_packet.MESSAGE, data)
+        super().__init__(eio_packet.MESSAGE, data)  # pyright: ignore[reportUnknownMemberType]  # likewise
+        self._blob = data
         self._text: str | None = None
 
     def encode(self, b64: bool = False) -> str | bytes:
         """The bytes themselves for a websocket, base64 text for polling."""
         if not b64:
-            return cast("bytes", self.data)
+            return self._blob
         if self._text is None:
             self.encode_cache = None
             self._text = cast("str", super().encode(b64=True))

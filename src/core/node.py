@@ -106,9 +106,7 @@ class Node:
         partitions = self._broker.guarantees.partitions
         self.subjects = Subjects(self.settings.prefix, partitions)
         self.peers = Peers(partitions=partitions or 0, timeout=self.settings.peer_timeout)
-        self.wire = Wire(
-            self.settings.secret, max_payload=self.settings.max_payload, freshness=self.settings.freshness
-        )
+        self.wire = Wire(self.settings.secret, max_payload=self.settings.max_payload, freshness=self.settings.freshness)
         self.publisher = Publisher(
             origin=self.id, settings=self.settings, wire=self.wire, stats=self.stats, tell=self._tell
         )
@@ -281,7 +279,7 @@ class Node:
         except BrokerUnavailable:
             pass  # the broker keeps them and restores them with the link
         except BrokerError as exc:
-            logger.error("roomcast: the broker refuses %d subscriptions: %s", len(subjects), exc)
+            self.fault(f"the broker refuses {len(subjects)} subscriptions", exc)
             self._lift(subjects, exc)
             asyncio.get_running_loop().call_later(_AGAIN, self._interest_changed.set)
             return
@@ -352,9 +350,7 @@ class Node:
     def _handle(self, origin: str, message: Message) -> None:
         handler = self.handlers.get(type(message))
         if handler is None:
-            self.refuse(
-                WireError("unexpected", f"A {type(message).__name__} arrived, and nobody here handles it.")
-            )
+            self.refuse(WireError("unexpected", f"A {type(message).__name__} arrived, and nobody here handles it."))
             return
         try:
             handler(origin, message)

@@ -6,7 +6,7 @@ can change without a release. Parameters that neither roomcast nor the broker kn
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from roomcast.core.errors import ConfigurationError
@@ -58,15 +58,9 @@ class Options:
     def __post_init__(self) -> None:
         for setting in fields(self):
             value = getattr(self, setting.name)
-            if setting.type in (float, int) and (
-                isinstance(value, bool) or not isinstance(value, (int, float))
-            ):
+            if setting.type in (float, int) and (isinstance(value, bool) or not isinstance(value, (int, float))):
                 raise ConfigurationError(f"{setting.name} is a number, not {value!r:.80}.")
-            if (
-                setting.type in (float, int)
-                and value <= 0
-                and setting.name not in ("linger", "regroup_timeout")
-            ):
+            if setting.type in (float, int) and value <= 0 and setting.name not in ("linger", "regroup_timeout"):
                 raise ConfigurationError(f"{setting.name} must be above 0, not {value}.")
         if self.peer_timeout < 2 * self.heartbeat:
             raise ConfigurationError(
@@ -117,15 +111,13 @@ def options(arguments: Mapping[str, Any]) -> Options:
     if secret is None or isinstance(secret, (str, bytes)):
         settings["secret"] = () if secret is None else (secret,)
     elif isinstance(secret, Sequence):
-        settings["secret"] = tuple(secret)
+        settings["secret"] = tuple(cast("Sequence[str | bytes]", secret))
     else:
         raise ConfigurationError("secret is text or bytes, or a list of those.")
     return Options(**settings)
 
 
-def split_url(
-    url: str, settings: Options, broker_parameters: frozenset[str]
-) -> tuple[str, dict[str, str], Options]:
+def split_url(url: str, settings: Options, broker_parameters: frozenset[str]) -> tuple[str, dict[str, str], Options]:
     """The URL without its query, the broker's own parameters, and the options with the URL's ones applied.
 
     Raises:
@@ -154,14 +146,10 @@ def _value(name: str, text: str) -> object:
     kind = next(setting.type for setting in fields(Options) if setting.name == name)
     try:
         if kind is bool:
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
-                text.lower()
-            ]
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
         return kind(text) if kind in (int, float) else text
     except (KeyError, ValueError):
-        raise ConfigurationError(
-            f"The URL's {name}={text!r:.80} is not {_SAYS.get(kind, 'valid')}."
-        ) from None
+        raise ConfigurationError(f"The URL's {name}={text!r:.80} is not {_SAYS.get(kind, 'valid')}.") from None
 
 
 _SAYS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number of seconds"}

@@ -101,9 +101,7 @@ class Outbox:
 
     def fits(self, size: int) -> bool:
         """Whether a message of `size` bytes finds a place (rule 2). An empty outbox takes any one message."""
-        return self.messages == 0 or (
-            self.messages < self._max_messages and self.bytes + size <= self._max_bytes
-        )
+        return self.messages == 0 or (self.messages < self._max_messages and self.bytes + size <= self._max_bytes)
 
     def reserve(self, size: int) -> None:
         """Take a place for a message of `size` bytes, whether it fits or not."""

@@ -47,8 +47,13 @@ class SocketioPacket(Protocol):
     data: Any
     attachment_count: int
 
-    def encode(self) -> str | bytes | list[str | bytes]: ...
-    def add_attachment(self, attachment: bytes) -> bool: ...
+    def encode(self) -> str | bytes | list[str | bytes]:
+        """The packet as Engine.IO carries it."""
+        ...
+
+    def add_attachment(self, attachment: bytes) -> bool:
+        """Take in the next attachment; True when it was the last one."""
+        ...
 
 
 class Packets:
@@ -110,9 +115,7 @@ class Packets:
             WireError: it is not a well-formed ACK packet.
         """
         decoded = self._decode(packet)
-        if decoded.packet_type not in (sio_packet.ACK, sio_packet.BINARY_ACK) or not isinstance(
-            decoded.data, list
-        ):
+        if decoded.packet_type not in (sio_packet.ACK, sio_packet.BINARY_ACK) or not isinstance(decoded.data, list):
             raise WireError("packet", "An acknowledgement arrived that is no ACK packet.")
         return cast("list[Any]", decoded.data)
 
@@ -128,9 +131,7 @@ class Packets:
                 self._decode(packet)
             return packet.parts
         if packet.codec not in ("json", "msgpack"):
-            raise WireError(
-                "codec", f"A packet made by {packet.codec!r:.80} arrived; this server uses {self.codec}."
-            )
+            raise WireError("codec", f"A packet made by {packet.codec!r:.80} arrived; this server uses {self.codec}.")
         check(packet, namespace)
         data = self._decode(packet).data
         try:
@@ -152,9 +153,7 @@ class Packets:
         try:
             check(packet, namespace)
         except WireError as exc:
-            raise EncodeError(
-                f"Event {event!r:.80} does not make a packet that clients can read: {exc}"
-            ) from exc
+            raise EncodeError(f"Event {event!r:.80} does not make a packet that clients can read: {exc}") from exc
         return packet
 
     def _encode(self, kind: int, data: Any, namespace: str, number: int | None = None) -> Parts:
@@ -170,7 +169,7 @@ class Packets:
             if packet.codec != self.codec:
                 packet_class = sio_packet.Packet if packet.codec == "json" else _msgpack_class()
             head, *attachments = packet.parts
-            decoded = packet_class(encoded_packet=head)
+            decoded: Any = packet_class(encoded_packet=head)
             for part in attachments:
                 decoded.add_attachment(part)
         except (*_BAD_DATA, ImportError) as exc:
@@ -195,7 +194,7 @@ def check(packet: Packet, namespace: str) -> None:
 
 def _check_json(parts: Parts, namespace: str) -> None:
     head = parts[0] if parts else b""
-    if not isinstance(head, str):
+    if isinstance(head, bytes):
         raise ValueError("its head is not text")
     payload = head[_payload_start(head, namespace) :]
     name, *_ = _json_array.decode(payload) or (msgspec.Raw(b"null"),)
@@ -213,7 +212,7 @@ def _check_json(parts: Parts, namespace: str) -> None:
 
 def _check_msgpack(parts: Parts, namespace: str) -> None:
     head = parts[0] if len(parts) == 1 else ""
-    if not isinstance(head, bytes):
+    if isinstance(head, str):
         raise ValueError("a msgpack packet is one piece of bytes")
     event = _msgpack_event.decode(head)
     if event.type != sio_packet.EVENT or event.nsp != namespace or event.id is not None or not event.data:
@@ -276,7 +275,7 @@ def _plain(data: Any) -> Any:
     if isinstance(data, dict):
         return {key: _plain(value) for key, value in cast("dict[Any, Any]", data).items()}
     if isinstance(data, (bytearray, memoryview)):
-        return bytes(data)
+        return bytes(cast("bytearray", data))
     return data
 
 

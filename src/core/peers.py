@@ -97,9 +97,7 @@ class Peers:
 
     def snapshot(self) -> list[Peer]:
         """The live peers, oldest first."""
-        return sorted(
-            (self._peer(id_, entry) for id_, entry in self._live.items()), key=lambda peer: peer.started
-        )
+        return sorted((self._peer(id_, entry) for id_, entry in self._live.items()), key=lambda peer: peer.started)
 
     def hello(self, node: str, hello: Hello, now: float) -> PeerJoined | PeerRefused | None:
         """A node introduced itself (rules 1 and 4); None when that is no news."""

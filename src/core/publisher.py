@@ -12,6 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import msgspec
 
@@ -100,11 +101,7 @@ class Publisher:
 
     def reserve_anyway(self, size: int) -> bool:
         """Take a place for an answer to another node, which cannot wait; False when even that is too much."""
-        if (
-            self._closed
-            or size + OVERHEAD > self._limit
-            or len(self._outbox) >= 2 * self._settings.outbox_messages
-        ):
+        if self._closed or size + OVERHEAD > self._limit or len(self._outbox) >= 2 * self._settings.outbox_messages:
             self._stats.given_up += 1
             return False
         self._outbox.reserve(size)
@@ -248,10 +245,8 @@ class Publisher:
             if self._held or self._closed or (batch := self._outbox.take()) is None:
                 return
             first = batch.entries[0]
-            future = self._publish(
-                batch.subject, first.epoch, first.number, [e.message for e in batch.entries]
-            )
-            future.add_done_callback(lambda done, batch=batch: self._settle(batch, done))
+            future = self._publish(batch.subject, first.epoch, first.number, [e.message for e in batch.entries])
+            future.add_done_callback(partial(self._settle, batch))
         self._schedule()
 
     def _publish(

@@ -27,7 +27,7 @@ def open_broker(url: str, settings: Options, node: str) -> tuple[Broker, Options
     Raises:
         ConfigurationError: no broker serves the scheme, its extra is not installed, or the URL is malformed.
     """
-    scheme = urlsplit(url).scheme if isinstance(url, str) else ""  # pyright: ignore[reportUnnecessaryIsInstance]
+    scheme = urlsplit(url).scheme
     found = tuple(entry_points(group=GROUP, name=scheme)) if scheme else ()
     if not found:
         raise ConfigurationError(
@@ -47,15 +47,16 @@ def open_broker(url: str, settings: Options, node: str) -> tuple[Broker, Options
         max_payload=applied.max_payload,
         buffer=applied.buffer,
     )
-    config = replace(config, connect=lambda other: open_broker(other, applied, node)[0])
-    return make(config), applied
+
+    def connect(other: str) -> Broker:
+        return open_broker(other, applied, node)[0]
+
+    return make(replace(config, connect=connect)), applied
 
 
 def _load(entry: EntryPoint) -> Callable[[BrokerConfig], Broker]:
     try:
         make: Callable[[BrokerConfig], Broker] = entry.load()
     except (ImportError, AttributeError) as exc:
-        raise ConfigurationError(
-            f"The broker of {entry.name}:// ({entry.value}) cannot be loaded: {exc}."
-        ) from exc
+        raise ConfigurationError(f"The broker of {entry.name}:// ({entry.value}) cannot be loaded: {exc}.") from exc
     return make

@@ -51,9 +51,7 @@ def room_name(room: object) -> Room:
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise TypeError(
-                f"The room name {name!r:.80} holds a lone surrogate, which is not text."
-            ) from None
+            raise TypeError(f"The room name {name!r:.80} holds a lone surrogate, which is not text.") from None
     return name
 
 

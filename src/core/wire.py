@@ -29,7 +29,8 @@ from roomcast.core.subjects import Room
 
 VERSION = 1
 _PLAIN, _SIGNED = bytes((VERSION, 0)), bytes((VERSION, 1))
-_MAC = 32
+_MAC = 32  # bytes of a signature
+_SECRET = 16  # bytes of the shortest secret that is worth the name
 OVERHEAD = 2 + _MAC + 64
 """Bytes an envelope adds to its messages, at most."""
 
@@ -161,9 +162,7 @@ class Refuse(msgspec.Struct, array_like=True, tag=12, frozen=True):
     reason: str
 
 
-Message = (
-    Emit | Expect | Ack | Enter | Leave | Disconnect | CloseRoom | Reply | Hello | Heartbeat | Bye | Refuse
-)
+Message = Emit | Expect | Ack | Enter | Leave | Disconnect | CloseRoom | Reply | Hello | Heartbeat | Bye | Refuse
 
 
 class Envelope(msgspec.Struct, array_like=True, frozen=True):
@@ -227,9 +226,7 @@ class Wire:
         ConfigurationError: a secret is shorter than 16 bytes or is not `str` or `bytes`.
     """
 
-    def __init__(
-        self, secrets: Sequence[str | bytes] = (), *, max_payload: int, freshness: float = 30.0
-    ) -> None:
+    def __init__(self, secrets: Sequence[str | bytes] = (), *, max_payload: int, freshness: float = 30.0) -> None:
         self._keys = tuple(_key(secret) for secret in secrets)
         self._max_payload = max_payload
         self._freshness = round(freshness * 1e6)
@@ -289,10 +286,8 @@ class Wire:
             if not any(compare_digest(mac, _mac(key, subject, body)) for key in self._keys):
                 raise WireError("signature", "A payload's signature is wrong: another secret, or forged.")
             return body
-        if len(payload) >= 2 and payload[0] != VERSION:
-            raise WireError(
-                "version", f"A payload of version {payload[0]} arrived; this node speaks {VERSION}."
-            )
+        if len(head) == len(_PLAIN) and payload[0] != VERSION:
+            raise WireError("version", f"A payload of version {payload[0]} arrived; this node speaks {VERSION}.")
         raise WireError("malformed", "A payload without a roomcast header arrived.")
 
     def _check_fresh(self, envelope: Envelope, now: int) -> None:
@@ -309,8 +304,8 @@ class Wire:
 
 def _key(secret: Any) -> bytes:
     raw = secret.encode() if isinstance(secret, str) else secret
-    if not isinstance(raw, bytes) or len(raw) < 16:
-        raise ConfigurationError("Each secret is text or bytes, 16 bytes or more of it.")
+    if not isinstance(raw, bytes) or len(raw) < _SECRET:
+        raise ConfigurationError(f"Each secret is text or bytes, {_SECRET} bytes or more of it.")
     return blake2b(raw, digest_size=32, person=b"roomcast wire 1").digest()
 
 
