@@ -259,9 +259,7 @@ class RedisBroker:
         return BrokerClosed("The Redis broker is closed.", broker="redis")
 
     def _unavailable_error(self) -> BrokerUnavailable:
-        return BrokerUnavailable(
-            f"There is no link to Redis at {self._endpoint.address} now.", broker="redis"
-        )
+        return BrokerUnavailable(f"There is no link to Redis at {self._endpoint.address} now.", broker="redis")
 
 
 def _failed(error: BrokerError) -> asyncio.Future[None]:

@@ -46,9 +46,7 @@ _SHAPES = (
     "or unix:///path[?db=database]; special characters of a password are percent-encoded."
 )
 
-PARAMETERS = frozenset(
-    {"db", "ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"}
-)
+PARAMETERS = frozenset({"db", "ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"})
 
 
 class _Connection(Protocol):
@@ -226,8 +224,7 @@ class Link:
     def publish(self, channel: bytes, payload: bytes) -> asyncio.Future[None]:
         """Queue one PUBLISH; packing it by hand costs a third of what the library's packer takes."""
         return self._tells.send(
-            b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
-            % (len(channel), channel, len(payload), payload)
+            b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, len(payload), payload)
         )
 
     async def subscribe(self, channels: Collection[bytes]) -> None:
@@ -413,14 +410,15 @@ def _database(text: str) -> int:
 
 
 def _tls_settings(options: dict[str, str]) -> dict[str, Any]:
-    settings: dict[str, Any] = {"ssl_cert_reqs": "required", "ssl_check_hostname": True} | options
-    if settings["ssl_cert_reqs"] not in {"required", "optional", "none"}:
+    verify = options.get("ssl_cert_reqs", "required")
+    if verify not in {"required", "optional", "none"}:
         raise ConfigurationError("ssl_cert_reqs is required, optional or none.")
-    if (check := options.get("ssl_check_hostname")) is not None:
-        if check.lower() not in {"true", "false", "1", "0"}:
-            raise ConfigurationError("ssl_check_hostname is true or false.")
-        settings["ssl_check_hostname"] = check.lower() in {"true", "1"}
+    check = options.get("ssl_check_hostname", "false" if verify == "none" else "true").lower()
+    if check not in {"true", "false", "1", "0"}:
+        raise ConfigurationError("ssl_check_hostname is true or false.")
+    if verify == "none" and check in {"true", "1"}:
+        raise ConfigurationError("ssl_check_hostname needs ssl_cert_reqs to be required or optional.")
     for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
         if name in options and not Path(options[name]).is_file():
             raise ConfigurationError(f"{name} names no file: {options[name]}")
-    return settings
+    return options | {"ssl_cert_reqs": verify, "ssl_check_hostname": check in {"true", "1"}}
