@@ -59,8 +59,7 @@ class RabbitBroker:
         self._options = dict(parse_qsl(parts.query)) | dict(config.parameters)
         self._host, self._port = _address(parts)
         self._url = _client_url(parts, self._options, config.heartbeat)
-        self._tls: ssl.SSLContext | None = None
-        self._secure = parts.scheme == "amqps"
+        self._tls = _tls_context(self._options) if parts.scheme == "amqps" else None
         self._subjects: set[Subject] = set()
         self._events: deque[Delivery | Gap] = deque()
         self._ready = asyncio.Event()
@@ -205,8 +204,6 @@ class RabbitBroker:
         return link
 
     async def _dial(self) -> Link:
-        if self._secure and self._tls is None:
-            self._tls = await asyncio.to_thread(_tls_context, self._options)
         streams = await asyncio.open_connection(self._host, self._port, ssl=self._tls, limit=_READ_LIMIT)
         return Link(streams, self._url, self._config)
 
@@ -239,12 +236,16 @@ class RabbitBroker:
         self._ready.set()
 
     def _put_gap(self, gap: Gap) -> None:
-        full = len(self._events) >= self._config.buffer
-        if full and gap.reason == "disconnected" and self._events[-1] == Gap("reconnected"):
-            # Nobody receives while the link comes and goes: one outage, so that memory stays bounded.
-            self._events.pop()
-        else:
-            self._events.append(gap)
+        if gap.ongoing and len(self._events) >= self._config.buffer:
+            # Nobody receives while the link comes and goes: the gaps at the end become one loss and one
+            # outage, so that they cannot grow without limit.
+            missed = 0
+            while self._events and isinstance(last := self._events[-1], Gap):
+                missed += last.missed or 0
+                self._events.pop()
+            if missed:
+                self._events.append(Gap("overflow", missed=missed))
+        self._events.append(gap)
         self._ready.set()
 
     def _check_open(self) -> None:
@@ -286,7 +287,10 @@ def _tls_context(options: Mapping[str, str]) -> ssl.SSLContext:
             context.load_cert_chain(certificate, options.get("keyfile"))
     except OSError as exc:
         raise ConfigurationError("cafile, capath, certfile or keyfile cannot be loaded.") from exc
-    if options.get("no_verify_ssl", "0").lower() in {"1", "true", "yes"}:
+    unverified = options.get("no_verify_ssl", "0")
+    if unverified not in {"0", "1"}:
+        raise ConfigurationError("no_verify_ssl is 0 or 1.")
+    if unverified == "1":
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context

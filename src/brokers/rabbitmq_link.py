@@ -11,7 +11,7 @@ import asyncio
 import ssl
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Protocol, cast
 
 from roomcast.core.broker import BrokerConfig, Delivery, Position, Subject
@@ -132,7 +132,7 @@ class Link:
         traffic.frames = _Inlet(self._on_traffic)
         topology.frames = _Inlet(self._on_topology)
         self._connection.closing.add_done_callback(self._on_closing)
-        self._tasks.append(self._loop.create_task(self._write()))
+        self._run(self._write())
 
     async def _declare(self) -> AbstractChannel:
         for attempt in range(_ATTEMPTS):
@@ -155,7 +155,7 @@ class Link:
         self._on_lost = on_lost
         frame = commands.Basic.Consume(queue=self._name, no_ack=True, exclusive=True, nowait=True)
         self._send(marshal(frame, self._traffic))
-        self._tasks.append(self._loop.create_task(self._watch(heartbeat)))
+        self._run(self._watch(heartbeat))
 
     def publish(self, subject: Subject, payload: bytes) -> Confirm:
         """Queue one message; the order is this call's (rule 4)."""
@@ -262,6 +262,15 @@ class Link:
         return BrokerUnavailable(
             f"The link to RabbitMQ was lost: {self.why}. It is being made again; try later.", broker="amqp"
         )
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        task.add_done_callback(self._on_task_done)
+        self._tasks.append(task)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.lose(f"a task of the link failed ({type(error).__name__})", error)
 
     # Out: one task packs what is queued into few large writes.
 
