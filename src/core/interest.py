@@ -15,44 +15,43 @@ from collections.abc import Iterable
 from roomcast.core.broker import Subject
 
 
+_ABSENT = object()
+
+
 class Interest:
     """Reference counts of subjects, with linger."""
 
     def __init__(self, linger: float) -> None:
         self._linger = linger
-        self._counts: dict[Subject, int] = {}
-        self._wanted: dict[Subject, None] = {}
-        self._active: set[Subject] = set()
+        self._users: dict[Subject, int] = {}
+        self._wanted: dict[Subject, None] = {}  # used, or just released, but not subscribed yet
         self._lingering: dict[Subject, float] = {}
 
     def __len__(self) -> int:
         """How many subjects the broker has been asked to deliver."""
-        return len(self._active)
+        return len(self._users.keys() - self._wanted.keys()) + len(self._lingering)
 
     def acquire(self, subject: Subject) -> bool:
         """One more user; True when the subject is already active (rule 2)."""
-        self._counts[subject] = self._counts.get(subject, 0) + 1
-        self._lingering.pop(subject, None)
-        if subject in self._active:
-            return True
-        self._wanted[subject] = None
-        return False
+        users = self._users.get(subject, 0)
+        self._users[subject] = users + 1
+        if not users and self._lingering.pop(subject, None) is None:
+            self._wanted[subject] = None
+        return subject not in self._wanted
 
     def release(self, subject: Subject, now: float) -> None:
         """One user less."""
-        count = self._counts[subject] - 1
-        if count:
-            self._counts[subject] = count
+        users = self._users[subject] - 1
+        if users:
+            self._users[subject] = users
             return
-        del self._counts[subject]
-        if subject in self._active:
+        del self._users[subject]
+        if self._wanted.pop(subject, _ABSENT) is _ABSENT:
             self._lingering[subject] = now + self._linger
-        else:
-            self._wanted.pop(subject, None)
 
     def active(self, subject: Subject) -> bool:
         """Whether the broker has been asked, successfully, to deliver this subject."""
-        return subject in self._active
+        return (subject in self._users and subject not in self._wanted) or subject in self._lingering
 
     def to_subscribe(self) -> list[Subject]:
         """The subjects to subscribe to now. The shell answers with `subscribed`."""
@@ -62,8 +61,7 @@ class Interest:
         """The broker delivers these from now on, or will when its connection is back."""
         for subject in subjects:
             self._wanted.pop(subject, None)
-            self._active.add(subject)
-            if subject not in self._counts:  # its last user left while the call was under way
+            if subject not in self._users:  # its last user left while the call was under way
                 self._lingering[subject] = now + self._linger
 
     def to_unsubscribe(self, now: float) -> list[Subject]:
@@ -75,7 +73,6 @@ class Interest:
             due.append(subject)
         for subject in due:
             del self._lingering[subject]
-            self._active.discard(subject)
         return due
 
     def next_deadline(self) -> float | None:

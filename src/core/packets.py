@@ -115,9 +115,10 @@ class Packets:
             WireError: it is not a well-formed ACK packet.
         """
         decoded = self._decode(packet)
-        if decoded.packet_type not in (sio_packet.ACK, sio_packet.BINARY_ACK) or not isinstance(decoded.data, list):
+        data: object = decoded.data
+        if decoded.packet_type not in (sio_packet.ACK, sio_packet.BINARY_ACK) or not isinstance(data, list):
             raise WireError("packet", "An acknowledgement arrived that is no ACK packet.")
-        return cast("list[Any]", decoded.data)
+        return cast("list[Any]", data)
 
     def accept(self, packet: Packet, namespace: str) -> Parts:
         """The parts to hand to clients of this server, checked (rules 2 and 3).

@@ -104,7 +104,7 @@ class Subjects:
         self.prefix = prefix
         self.partitions = partitions
         self.control = Subject(f"{prefix}.control")
-        self.room = lru_cache(maxsize=65_536)(self._partition if partitions else self._room)
+        self.room = lru_cache(maxsize=8192)(self._partition if partitions else self._room)
         self.namespace = lru_cache(maxsize=1024)(self._namespace)
 
     def inbox(self, node: str) -> Subject:
