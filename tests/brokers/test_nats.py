@@ -1,0 +1,293 @@
+"""What is NATS's own: URLs, logins, TLS, permissions, and how the link uses nats-py."""
+
+# pyright: reportPrivateUsage=false
+# What the echo costs, and what a library without the private attribute would do, shows only inside.
+
+import asyncio
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from roomcast.brokers import nats_link
+from roomcast.brokers.nats import NatsBroker
+from roomcast.core.broker import BrokerConfig, Delivery, Gap, Subject
+from roomcast.core.errors import BrokerUnavailable, ConfigurationError, PublishRejected, PublishUnconfirmed
+from tests.services import NatsServer, free_port, unavailable
+
+Opened = Callable[..., Awaitable[NatsBroker]]
+
+
+@pytest.fixture
+async def opened() -> AsyncIterator[Opened]:
+    """Makes started brokers of one prefix, and closes them."""
+    prefix = f"t{uuid4().hex[:12]}"
+    async with AsyncExitStack() as stack:
+
+        async def make(url: str, parameters: Mapping[str, str] | None = None) -> NatsBroker:
+            broker = NatsBroker(BrokerConfig(url, parameters or {}, prefix=prefix, connect_timeout=3.0))
+            stack.push_async_callback(broker.aclose)
+            await broker.start()
+            return broker
+
+        yield make
+
+
+async def configured(stack: AsyncExitStack, text: str) -> NatsServer:
+    """A server with a configuration file."""
+    server = NatsServer()
+    path = server.directory / "nats.conf"
+    path.write_text(text)
+    server.config = ("-c", str(path))
+    return await stack.enter_async_context(server)
+
+
+async def heard(broker: NatsBroker, payload: bytes) -> list[Delivery | Gap]:
+    """Everything up to and with the delivery of `payload`."""
+    events: list[Delivery | Gap] = []
+    async with asyncio.timeout(10):
+        while not any(isinstance(event, Delivery) and event.payload == payload for event in events):
+            events += await broker.receive()
+    return events
+
+
+async def works(broker: NatsBroker, name: str = "room") -> None:
+    subject = Subject(f"{broker._config.prefix}.{name}")
+    await broker.subscribe([subject])
+    await broker.publish(subject, b"hello")
+    await heard(broker, b"hello")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nats://",
+        "nats://:4222",
+        "nats://host/path",
+        "nats://host:port",
+        "nats://host:99999",
+        "nats://a,,b",
+        "nats://one@a,two@b",
+        "nats://user:top#secret@host:4222",
+        "nats://user:top:secret@[::1",
+    ],
+)
+def test_a_malformed_url_is_refused_without_showing_it(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        NatsBroker(BrokerConfig(url))
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("url", "servers", "login"),
+    [
+        ("nats://host", ["nats://host:4222"], {}),
+        ("tls://host:1", ["tls://host:1"], {}),
+        ("nats://[::1]:7", ["nats://[::1]:7"], {}),
+        ("nats://token@host", ["nats://host:4222"], {"token": "token"}),
+        ("nats://me:p%40ss@a:1,b:2", ["nats://a:1", "nats://b:2"], {"user": "me", "password": "p@ss"}),
+        ("nats://me:x@a,me:x@b", ["nats://a:4222", "nats://b:4222"], {"user": "me", "password": "x"}),
+    ],
+)
+def test_a_url_names_servers_and_one_login(url: str, servers: list[str], login: dict[str, str]) -> None:
+    broker = NatsBroker(BrokerConfig(url))
+    assert broker._servers == servers
+    assert {key: value for key, value in broker._options.items() if key != "tls"} == login
+    assert ("tls" in broker._options) is url.startswith("tls:")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "parameters"),
+    [
+        ("nats", {"creds": "/does/not/exist"}),
+        ("nats", {"nkey_seed": "/does/not/exist"}),
+        ("nats", {"tls_ca": "/does/not/exist"}),
+        ("tls", {"tls_ca": "/does/not/exist"}),
+        ("tls", {"tls_key": "/does/not/exist"}),
+        ("tls", {"tls_handshake_first": "perhaps"}),
+    ],
+)
+def test_a_parameter_that_cannot_work_is_refused(scheme: str, parameters: dict[str, str]) -> None:
+    assert set(parameters) <= NatsBroker.parameters
+    with pytest.raises(ConfigurationError, match=next(iter(parameters))):
+        NatsBroker(BrokerConfig(f"{scheme}://host", parameters))
+
+
+def test_without_the_client_the_extra_is_named() -> None:
+    code = "import sys; sys.modules['nats'] = None; import roomcast.brokers.nats"
+    paths = ":".join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={"PYTHONPATH": paths}
+    )
+    assert 'ConfigurationError: nats:// needs the NATS client: pip install "roomcast[nats]"' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("config", "good", "bad"),
+    [
+        (("--auth", "s3cret"), "s3cret", "wr0ng"),
+        (("--user", "me", "--pass", "s3cret"), "me:s3cret", "me:wr0ng"),
+    ],
+)
+async def test_logins(opened: Opened, config: tuple[str, ...], good: str, bad: str) -> None:
+    async with NatsServer(*config) as server:
+        await works(await opened(f"nats://{good}@127.0.0.1:{server.port}"))
+        with pytest.raises(BrokerUnavailable, match="Authorization Violation") as caught:
+            await opened(f"nats://{bad}@127.0.0.1:{server.port}")
+    assert "wr0ng" not in f"{caught.value!r} {caught.value.__cause__!r}"
+
+
+async def test_the_next_server_is_tried(opened: Opened, nats_url: str) -> None:
+    host = nats_url.partition("://")[2]
+    for _ in range(4):  # where it begins is random
+        await works(await opened(f"nats://127.0.0.1:{free_port()},{host}"))
+
+
+async def test_tls_never_ends_in_plain_text(opened: Opened) -> None:
+    said: list[bytes] = []
+
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.10.0","max_payload":1048576,"auth_required":true}\r\n')
+        said.append(await reader.read(1000))
+        writer.close()
+
+    server = await asyncio.start_server(plain, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with pytest.raises(BrokerUnavailable, match="secure connection not available"):
+        await opened(f"tls://s3cret@127.0.0.1:{port}")
+    server.close()
+    await server.wait_closed()
+    assert set(said) == {b""}, "nothing was sent"
+
+
+async def test_tls_with_a_private_authority(opened: Opened, tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        unavailable("TLS", "no openssl on this machine (Debian: apt-get install openssl)")
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:broker.test", "-days", "2"]
+    argv = [*command, *subject, "-keyout", str(key), "-out", str(cert)]
+    await asyncio.to_thread(subprocess.run, argv, check=True, capture_output=True)
+    config = ("--tls", "--tlscert", str(cert), "--tlskey", str(key), "--auth", "s3cret")
+    async with NatsServer(*config) as server:
+        url = f"tls://s3cret@127.0.0.1:{server.port}"
+        trusted = {"tls_ca": str(cert), "tls_hostname": "broker.test"}
+        await works(await opened(url, trusted))
+        for parameters in ({}, {"tls_ca": str(cert)}):  # an unknown authority, then another name
+            with pytest.raises(BrokerUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+                await opened(url, parameters)
+
+
+async def test_permissions_are_told_apart_from_losses(opened: Opened) -> None:
+    async with AsyncExitStack() as stack:
+        permissions = '{publish: {deny: "*.mute"}, subscribe: {deny: "*.deaf"}}'
+        users = f'{{user: "me", password: "x", permissions: {permissions}}}'
+        server = await configured(stack, f"authorization {{ users: [{users}] }}")
+        broker = await opened(f"nats://me:x@127.0.0.1:{server.port}")
+        prefix = broker._config.prefix
+        with pytest.raises(ConfigurationError, match="deaf"):
+            await broker.subscribe([Subject(f"{prefix}.deaf"), Subject(f"{prefix}.other")])
+        mute, fine = Subject(f"{prefix}.mute"), Subject(f"{prefix}.fine")
+        outcomes = await asyncio.gather(
+            *(broker.publish(subject, b"") for subject in (fine, mute, fine, mute)), return_exceptions=True
+        )
+        assert [type(outcome) for outcome in outcomes] == [type(None), PublishRejected] * 2
+        await works(broker, "other")
+
+
+async def test_a_login_without_the_echo_cannot_start(opened: Opened) -> None:
+    async with AsyncExitStack() as stack:
+        users = '{user: "me", password: "x", permissions: {subscribe: {deny: "*.echo.>"}}}'
+        server = await configured(stack, f"authorization {{ users: [{users}] }}")
+        with pytest.raises(BrokerUnavailable, match="lost") as caught:
+            await opened(f"nats://me:x@127.0.0.1:{server.port}")
+        assert "permissions violation" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("header", [b"NATS/1.0", b"NATS/1.0\r\n", b"x", b"NATS/1.0 \xff\r\n:\xff\r\n\r\n"])
+async def test_foreign_headers_do_no_harm(opened: Opened, nats_url: str, header: bytes) -> None:
+    broker = await opened(nats_url)
+    subject = Subject(f"{broker._config.prefix}.room")
+    await broker.subscribe([subject])
+    host, _, port = nats_url.rpartition("/")[2].rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b'CONNECT {"verbose":false,"headers":true,"protocol":1}\r\n')
+    writer.write(b"HPUB %s %d %d\r\n%sbody\r\nPING\r\n" % (subject.encode(), len(header), len(header) + 4, header))
+    await reader.readuntil(b"PONG\r\n")
+    writer.close()
+    await writer.wait_closed()
+    await broker.publish(subject, b"after")
+    events = await heard(broker, b"after")
+    assert [event.payload for event in events if isinstance(event, Delivery)] == [b"body", b"after"]
+    assert len(events) == 2
+
+
+async def test_foreign_bytes_on_the_echo_do_no_harm(opened: Opened, nats_url: str) -> None:
+    broker, other = await opened(nats_url), await opened(nats_url)
+    assert broker._link is not None
+    for payload in (b"", b"\xff", b"999999", b"x" * 1000):
+        await other.publish(broker._link._echo, payload)
+    await works(broker)
+
+
+async def test_what_was_not_written_failed_definitely(opened: Opened, nats_url: str) -> None:
+    broker = await opened(nats_url)
+    subject = Subject(f"{broker._config.prefix}.room")
+    await broker.subscribe([subject])
+    link = broker._link
+    assert link is not None
+    early = broker.publish(subject, b"early")
+    while link._queue:
+        await asyncio.sleep(0)
+    late = broker.publish(subject, b"late")
+    link.lose(ConnectionResetError("found out before the writer's turn"))
+    outcomes = await asyncio.gather(early, late, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [PublishUnconfirmed, BrokerUnavailable]
+    assert all(isinstance(outcome.__cause__, ConnectionResetError) for outcome in outcomes if outcome)
+    async with asyncio.timeout(10):
+        events = [*await broker.receive()]
+        while Gap("reconnected") not in events:
+            events += await broker.receive()
+    await broker.publish(subject, b"after")
+    events += await heard(broker, b"after")
+    assert b"late" not in [event.payload for event in events if isinstance(event, Delivery)]
+
+
+async def test_one_marker_confirms_many_publishes(opened: Opened, nats_url: str) -> None:
+    broker = await opened(nats_url)
+    subject = Subject(f"{broker._config.prefix}.room")
+    assert broker._link is not None
+    before = broker._link._markers
+    await asyncio.gather(*(broker.publish(subject, b"x") for _ in range(5000)))
+    assert 0 < broker._link._markers - before <= 50
+
+
+async def test_subscriptions_have_no_task_of_their_own(opened: Opened, nats_url: str) -> None:
+    broker = await opened(nats_url)
+    before = len(asyncio.all_tasks())
+    await broker.subscribe([Subject(f"{broker._config.prefix}.room.{number}") for number in range(500)])
+    assert len(asyncio.all_tasks()) <= before
+
+
+async def test_without_the_shared_queue_order_is_per_subject(
+    opened: Opened, nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nats_link, "_QUEUE", "_a_later_name")
+    broker = await opened(nats_url)
+    assert broker.guarantees.order == "subject"
+    first, second = (Subject(f"{broker._config.prefix}.{name}") for name in ("first", "second"))
+    await broker.subscribe([first, second])
+    await asyncio.gather(*(broker.publish((first, second)[n % 2], b"%d" % n) for n in range(100)))
+    await broker.publish(first, b"end")
+    await broker.publish(second, b"end too")
+    events = await heard(broker, b"end too")
+    got = [event for event in events if isinstance(event, Delivery)]
+    assert [int(event.payload) for event in got if event.subject == first and event.payload != b"end"] == [
+        *range(0, 100, 2)
+    ]
