@@ -54,6 +54,7 @@ async def speaks(url: str, **parameters: str) -> None:
         ("redis://:s3cret@host", {"ssl_cert_reqs": "none"}),
         ("rediss://:s3cret@host", {"ssl_cert_reqs": "never"}),
         ("rediss://:s3cret@host", {"ssl_check_hostname": "perhaps"}),
+        ("rediss://:s3cret@host", {"ssl_check_hostname": "true", "ssl_cert_reqs": "none"}),
         ("rediss://:s3cret@host", {"ssl_ca_certs": "/nowhere/ca.pem"}),
         ("unix://:s3cret@", {}),
         ("unix://s3cret/path", {}),

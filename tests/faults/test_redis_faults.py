@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -191,6 +192,23 @@ async def test_a_stall_shorter_than_a_heartbeat_is_no_loss(proxy: TcpProxy, clus
     proxy.resume()
     assert [await outcome(future) for future in futures] == [None] * 100
     assert payloads(await node.hear_payload(b"99")) == [b"%d" % number for number in range(100)]
+
+
+async def test_a_node_that_was_held_up_itself_does_not_blame_the_link(cluster: Cluster) -> None:
+    node = await cluster.node(heartbeat=0.2)
+    room = cluster.subjects(1)
+    await node.broker.subscribe(room)
+    for number in range(3):
+        publishing = send(node.broker, room[0], b"%d" % number)
+        held_up(0.5)
+        assert await outcome(publishing) is None
+        await asyncio.sleep(0.07 * number)  # another phase of the heartbeat each time
+    assert payloads(await node.hear_payload(b"2")) == [b"0", b"1", b"2"]
+
+
+def held_up(seconds: float) -> None:
+    """The event loop runs nothing for so long."""
+    time.sleep(seconds)
 
 
 async def test_a_stopped_server_is_declared_lost_within_two_heartbeats(server: RedisServer, cluster: Cluster) -> None:
