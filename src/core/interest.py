@@ -1,19 +1,18 @@
 """Which subjects this node must hear: first in subscribes, last out unsubscribes after a linger.
 
-A subject moves through four states, and the shell does what `work` tells it:
+A subject moves through four states; the shell subscribes and unsubscribes as `to_subscribe` and `to_unsubscribe` say:
 
-    (absent) --acquire--> wanted --work, subscribed--> active --last release--> lingering --expiry, work--> (absent)
+    (absent) --acquire--> wanted --subscribed--> active --last release--> lingering --to_unsubscribe--> (absent)
 
 1. `acquire` and `release` are counted per subject; only the first and the last have an effect.
 2. An active subject whose last user left stays active for `linger` seconds; a user who comes back meanwhile
    finds it active, and no call to the broker is made.
-3. `work` gives each change once, and never a subscribe and an unsubscribe of one subject together.
+3. A subject is never in `to_subscribe` and in `to_unsubscribe` at the same time, nor given up while it has a user.
 """
 
 from collections.abc import Iterable
 
 from roomcast.core.broker import Subject
-
 
 _ABSENT = object()
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from roomcast.core.broker import Broker, Delivery, Gap, Subject
-from roomcast.core.errors import BrokerClosed, BrokerError, BrokerUnavailable, RequestTimeout, WireError
+from roomcast.core.errors import BrokerClosed, BrokerError, BrokerUnavailable, RequestTimeout, RoomcastError, WireError
 from roomcast.core.interest import Interest
 from roomcast.core.options import Options
 from roomcast.core.peers import PeerJoined, PeerLeft, PeerRefused, Peers
@@ -244,7 +244,7 @@ class Node:
         """Wait until what is published on the subject from now on arrives here (rule 3).
 
         Raises:
-            BrokerError: the broker refuses the subscription.
+            RoomcastError: the broker refuses the subscription.
         """
         if self.running and not self._interest.active(subject):
             barrier = self._barriers.get(subject)
@@ -278,7 +278,7 @@ class Node:
             await broker.subscribe(subjects)
         except BrokerUnavailable:
             pass  # the broker keeps them and restores them with the link
-        except BrokerError as exc:
+        except RoomcastError as exc:
             self.fault(f"the broker refuses {len(subjects)} subscriptions", exc)
             self._lift(subjects, exc)
             asyncio.get_running_loop().call_later(_AGAIN, self._interest_changed.set)
@@ -286,7 +286,7 @@ class Node:
         self._interest.subscribed(subjects, time.monotonic())
         self._lift(subjects, None)
 
-    def _lift(self, subjects: list[Subject], error: BrokerError | None) -> None:
+    def _lift(self, subjects: list[Subject], error: RoomcastError | None) -> None:
         for subject in subjects:
             barrier = self._barriers.pop(subject, None)
             if barrier is None or barrier.done():

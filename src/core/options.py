@@ -11,6 +11,14 @@ from urllib.parse import parse_qsl, urlsplit
 
 from roomcast.core.errors import ConfigurationError
 
+_SAYS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number of seconds",
+    str: "text",
+    str | None: "text or None",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -57,11 +65,8 @@ class Options:
 
     def __post_init__(self) -> None:
         for setting in fields(self):
-            value = getattr(self, setting.name)
-            if setting.type in (float, int) and (isinstance(value, bool) or not isinstance(value, (int, float))):
-                raise ConfigurationError(f"{setting.name} is a number, not {value!r:.80}.")
-            if setting.type in (float, int) and value <= 0 and setting.name not in ("linger", "regroup_timeout"):
-                raise ConfigurationError(f"{setting.name} must be above 0, not {value}.")
+            if setting.name != "secret":
+                _check(setting.name, setting.type, getattr(self, setting.name))
         if self.peer_timeout < 2 * self.heartbeat:
             raise ConfigurationError(
                 f"peer_timeout ({self.peer_timeout} s) must be at least twice the heartbeat ({self.heartbeat} s), "
@@ -69,6 +74,17 @@ class Options:
             )
         if self.max_payload < 4096:  # noqa: PLR2004 - room for the library's own messages
             raise ConfigurationError(f"max_payload must be at least 4096 bytes, not {self.max_payload}.")
+
+
+def _check(name: str, kind: Any, value: Any) -> None:
+    allowed = {float: (int, float), str | None: (str, type(None))}.get(kind, (kind,))
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigurationError(f"{name} is {_SAYS[kind]}, not {value!r:.80}.")
+    if kind in (int, float):
+        lowest_included = name in ("linger", "regroup_timeout")
+        number = cast("float", value)
+        if not (number > 0 or (lowest_included and number == 0)):  # "not" refuses nan as well
+            raise ConfigurationError(f"{name} must be {'0 or more' if lowest_included else 'above 0'}, not {value}.")
 
 
 class Settings(TypedDict, total=False):
@@ -149,7 +165,4 @@ def _value(name: str, text: str) -> object:
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
         return kind(text) if kind in (int, float) else text
     except (KeyError, ValueError):
-        raise ConfigurationError(f"The URL's {name}={text!r:.80} is not {_SAYS.get(kind, 'valid')}.") from None
-
-
-_SAYS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number of seconds"}
+        raise ConfigurationError(f"The URL's {name}={text!r:.80} is not {_SAYS[kind]}.") from None

@@ -29,13 +29,12 @@ _json_any = msgspec.json.Decoder(list[Any])
 
 class _MsgpackEvent(msgspec.Struct):
     type: int
-    data: list[msgspec.Raw]
+    data: list[Any]
     nsp: str
     id: int | None = None
 
 
 _msgpack_event = msgspec.msgpack.Decoder(_MsgpackEvent)
-_msgpack_string = msgspec.msgpack.Decoder(str)
 
 _BAD_DATA = (TypeError, ValueError, OverflowError, RecursionError, AttributeError, KeyError, IndexError)
 
@@ -136,9 +135,11 @@ class Packets:
         check(packet, namespace)
         data = self._decode(packet).data
         try:
-            return self._encode(sio_packet.EVENT, data, namespace)
+            parts = self._encode(sio_packet.EVENT, data, namespace)
+            check(_packet(self.codec, parts), namespace)
         except _BAD_DATA as exc:
             raise WireError("packet", f"A packet cannot be translated to {self.codec}: {exc}.") from exc
+        return parts
 
     def with_id(self, parts: Parts, namespace: str, number: int) -> Parts:
         """The same packet, asking for an acknowledgement under a number."""
@@ -173,6 +174,8 @@ class Packets:
             decoded: Any = packet_class(encoded_packet=head)
             for part in attachments:
                 decoded.add_attachment(part)
+            if decoded.attachment_count != len(attachments):
+                raise ValueError("attachments are missing")
         except (*_BAD_DATA, ImportError) as exc:
             raise WireError("packet", f"A packet could not be decoded: {exc}.") from exc
         return cast("SocketioPacket", decoded)
@@ -198,6 +201,8 @@ def _check_json(parts: Parts, namespace: str) -> None:
     if isinstance(head, bytes):
         raise ValueError("its head is not text")
     payload = head[_payload_start(head, namespace) :]
+    if not payload.startswith("["):  # a browser takes a blank here for an acknowledgement's id
+        raise ValueError("its payload is not a list")
     name, *_ = _json_array.decode(payload) or (msgspec.Raw(b"null"),)
     _json_string.decode(name)
     attachments = len(parts) - 1
@@ -218,7 +223,8 @@ def _check_msgpack(parts: Parts, namespace: str) -> None:
     event = _msgpack_event.decode(head)
     if event.type != sio_packet.EVENT or event.nsp != namespace or event.id is not None or not event.data:
         raise ValueError("it is not an event of its namespace")
-    _msgpack_string.decode(event.data[0])
+    if not isinstance(event.data[0], str):
+        raise ValueError("its event has no name")
 
 
 def _payload_start(head: str, namespace: str) -> int:

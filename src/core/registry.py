@@ -27,7 +27,10 @@ def open_broker(url: str, settings: Options, node: str) -> tuple[Broker, Options
     Raises:
         ConfigurationError: no broker serves the scheme, its extra is not installed, or the URL is malformed.
     """
-    scheme = urlsplit(url).scheme
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError:  # its text may quote a password
+        raise ConfigurationError("The broker's URL is malformed: it should read scheme://host:port.") from None
     found = tuple(entry_points(group=GROUP, name=scheme)) if scheme else ()
     if not found:
         raise ConfigurationError(

@@ -23,7 +23,7 @@ from roomcast.core.errors import ConfigurationError
 Room = str | int
 """What a room may be called: any text, or an integer of at most 64 bits."""
 
-_LONG = 66  # UTF-8 bytes; two tokens of this length and a prefix stay under a subject's 200 characters
+_LONG = 47  # UTF-8 bytes; two tokens of 64 characters and the longest prefix make a subject of 200
 _PREFIX = re.compile(r"[A-Za-z0-9_-]{1,32}(\.[A-Za-z0-9_-]{1,32})?")
 
 
@@ -71,7 +71,7 @@ def namespace_name(namespace: object) -> str:
 
 
 def token(name: Room) -> str:
-    """One token of `A-Za-z0-9_-`, at most 89 characters, different for different names."""
+    """One token of `A-Za-z0-9_-`, at most 64 characters, different for different names."""
     if isinstance(name, int):
         return f"i{name}"
     raw = name.encode()

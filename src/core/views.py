@@ -39,9 +39,8 @@ class _NamespaceView(Mapping[Room | None, Mapping[str, str]]):
         return {client.sid: client.eio_sid for client in members}
 
     def __iter__(self) -> Iterator[Room | None]:
-        yield None
-        yield from tuple(client.sid for client in self._rooms.members(self._namespace, None))
-        yield from tuple(self._rooms.rooms(self._namespace))
+        sids = (client.sid for client in self._rooms.members(self._namespace, None))
+        return iter(dict.fromkeys((None, *sids, *self._rooms.rooms(self._namespace))))
 
     def __len__(self) -> int:
-        return 1 + len(self._rooms.members(self._namespace, None)) + len(self._rooms.rooms(self._namespace))
+        return sum(1 for _ in self)

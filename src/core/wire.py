@@ -34,7 +34,7 @@ _SECRET = 16  # bytes of the shortest secret that is worth the name
 OVERHEAD = 2 + _MAC + 64
 """Bytes an envelope adds to its messages, at most."""
 
-NodeId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+NodeId = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{1,32}\Z")]  # it becomes part of a subject
 Name = Annotated[str, msgspec.Meta(max_length=100_000)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Number = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
