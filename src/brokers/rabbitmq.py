@@ -36,7 +36,7 @@ from roomcast.core.errors import (
     RoomcastError,
 )
 
-_PARTITIONS = 256  # a bind costs the server about a millisecond: a subject per room would be too many
+_PARTITIONS = 256  # binds take 0.1 ms each, pipelined, on one server and more in a cluster: no bind per room
 _READ_LIMIT = 256 * 1024  # bytes read ahead; holds more than one AMQP frame
 _BACKOFF_CAP = 1.0  # seconds between two attempts to reconnect
 

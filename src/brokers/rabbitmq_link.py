@@ -30,6 +30,7 @@ try:
     from aiormq.connection import Connection, TransportFactory
     from pamqp import commands
     from pamqp.body import ContentBody
+    from pamqp.exceptions import PAMQPException
     from pamqp.frame import marshal
     from pamqp.header import ContentHeader
 except ImportError as exc:
@@ -86,8 +87,8 @@ class _Inlet(asyncio.Queue[Any]):
 class Link:
     """One life of the connection: it is opened, carries, and is lost once; a new life is a new object.
 
-    Publishes, confirms and deliveries have one channel, binds another: the server takes about a millisecond
-    for a bind, and whatever follows on the same channel waits for it.
+    Publishes, confirms and deliveries have one channel, binds another: a bind is a transaction of the server,
+    and whatever follows on the same channel waits for it.
     """
 
     def __init__(self, streams: Streams, url: str, config: BrokerConfig) -> None:
@@ -416,7 +417,7 @@ def translated(exc: BaseException, where: str, config: BrokerConfig) -> Roomcast
             return ConfigurationError(f"{where} {text.format(prefix=config.prefix)}.")
     if isinstance(exc, TimeoutError):
         text = f"was not ready within {config.connect_timeout} s: stopped, or blocked by a memory or disk alarm"
-    elif isinstance(exc, amqp.AMQPError):
+    elif isinstance(exc, (amqp.AMQPError, PAMQPException)):
         text = "ended the connection at its opening: does the virtual host exist, and may this user use it"
     elif isinstance(exc, ssl.SSLError):
         text = f"failed the TLS handshake: {exc.reason}"

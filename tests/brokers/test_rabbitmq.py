@@ -5,6 +5,7 @@ import importlib
 import logging
 import ssl
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -229,6 +230,19 @@ async def until_accepted(broker: Broker, subject: Subject) -> None:
                 return
             assert isinstance(end, BrokerUnavailable | PublishUnconfirmed)
             await asyncio.sleep(0.01)
+
+
+async def test_a_loop_that_was_blocked_does_not_lose_its_link(cluster: Cluster) -> None:
+    node = await cluster.node(heartbeat=0.3)
+    (subject,) = cluster.subjects(1)
+    await node.broker.subscribe([subject])
+    for number in range(3):
+        time.sleep(0.8)  # noqa: ASYNC251 - the application's fault, not the link's
+        await node.broker.publish(subject, b"%d" % number)
+        assert not gaps(await node.hear_payload(b"%d" % number))
+        await asyncio.sleep(0.2 + 0.05 * number)  # so that the next one hits another part of the watchdog's turn
+    await node.broker.publish(subject, b"end")
+    assert not gaps(await node.hear_payload(b"end"))
 
 
 async def test_tls_checks_the_server_unless_told_otherwise(amqp_url: str, tmp_path: Path) -> None:
