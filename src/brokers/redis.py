@@ -196,7 +196,7 @@ class RedisBroker:
                 await link.aclose()
                 if loop.time() - since > _LONGEST_DELAY:
                     delay = 0.0
-                while not self._closed:
+                while True:
                     await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - only jitter
                     delay = min(max(2 * delay, _DELAY), _LONGEST_DELAY)
                     try:
@@ -206,8 +206,6 @@ class RedisBroker:
                             _logger.warning("Trying to restore the link: %s", said)
                     else:
                         break
-                else:
-                    return
                 _logger.info("The link to Redis at %s is restored.", self._endpoint.address)
                 self._put_gap(Gap("reconnected"))
                 since, said = loop.time(), ""
