@@ -434,19 +434,18 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         rooms = _rooms(to if to is not None else room)
         skip = _sids(skip_sid)
         packet = self._packets.event(event, _arguments(data), namespace)
-        subjects = () if kwargs.get("ignore_queue") else self._subjects(namespace, rooms, ack=callback is not None)
+        subject = None if kwargs.get("ignore_queue") else self._subject(namespace, rooms, ack=callback is not None)
         if callback is None:
-            entries = await self._send(namespace, rooms, skip, packet, subjects)
+            entry = await self._send(namespace, rooms, skip, packet, subject)
         else:
-            request = self._acks.begin(callback, self._ackers(rooms, subjects, namespace))
+            request = self._acks.begin(callback, self._ackers(rooms, subject))
             try:
-                entries = await self._send(namespace, rooms, skip, packet, subjects, request)
+                entry = await self._send(namespace, rooms, skip, packet, subject, request)
             except BaseException:
                 self._acks.cancel(request)
                 raise
-        if self._node.settings.confirm:
-            for entry in entries:
-                await self._node.publisher.confirmed(entry, self._node.settings.emit_timeout)
+        if entry is not None and self._node.settings.confirm:
+            await self._node.publisher.confirmed(entry, self._node.settings.emit_timeout)
 
     async def _send(
         self,
@@ -454,22 +453,16 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         rooms: tuple[Room, ...],
         skip: tuple[str, ...],
         packet: Packet,
-        subjects: tuple[Subject, ...],
+        subject: Subject | None,
         request: int = 0,
-    ) -> list[Entry]:
-        """Rule 1: places first, then the local clients and the outbox in one go."""
-        publisher = self._node.publisher
-        message = encode_message(Emit(namespace, rooms, packet, skip, request)) if subjects else b""
-        size = len(message)
-        for taken in range(len(subjects)):
-            try:
-                await publisher.reserve(size)
-            except BaseException:
-                for _ in range(taken):
-                    publisher.release_place(size)
-                raise
+    ) -> Entry | None:
+        """Rule 1: a place first, then the local clients and the outbox in one go."""
+        message = b""
+        if subject is not None:
+            message = encode_message(Emit(namespace, rooms, packet, skip, request))
+            await self._node.publisher.reserve(len(message))
         self._deliver(namespace, rooms, skip, packet.parts, self._node.id, request)
-        return [publisher.put(subject, message) for subject in subjects]
+        return None if subject is None else self._node.publisher.put(subject, message)
 
     async def trigger_callback(self, sid: str, id: int, data: Sequence[Any]) -> None:  # noqa: A002 - socketio's name
         """Called by the server with a client's acknowledgement (rule 4)."""
@@ -540,31 +533,26 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
             raise WireError("stray_ack", "An acknowledgement arrived that nothing waits for.")
         self._node.spawn(_call(callback, data))
 
-    def _subjects(self, namespace: str, rooms: tuple[Room, ...], *, ack: bool) -> tuple[Subject, ...]:
-        """Where an event goes (rule 2)."""
+    def _subject(self, namespace: str, rooms: tuple[Room, ...], *, ack: bool) -> Subject | None:
+        """Where an event goes (rule 2); None when nobody elsewhere can be meant."""
         subjects = self._node.subjects
+        everyone = subjects.control if ack else subjects.namespace(namespace)
         if len(rooms) != 1:
-            return (subjects.control if ack else subjects.namespace(namespace),)
-        room = rooms[0]
-        if self._rooms.client(namespace, room) is not None:
-            return ()
-        owner = self._owner(room)
-        if owner in self._node.peers:
-            return (subjects.inbox(owner),)
+            return everyone
+        owner = self._owner(rooms[0])
+        if not owner:
+            return subjects.control if ack else subjects.room(namespace, rooms[0])
         if owner == self._node.id:
-            return ()  # a client of this node that is gone
-        there = subjects.control if ack else subjects.room(namespace, room)
-        # it looks like a sid of a node that has not said hello yet, or it is a room that looks like a sid
-        return (there, subjects.inbox(owner)) if owner and not ack else (there,)
+            return None  # a client of this node, here or gone
+        # a sid of a node that has not said hello yet, or a room that looks like one: both are found everywhere
+        return subjects.inbox(owner) if owner in self._node.peers else everyone
 
-    def _ackers(self, rooms: tuple[Room, ...], subjects: tuple[Subject, ...], namespace: str) -> set[str]:
+    def _ackers(self, rooms: tuple[Room, ...], subject: Subject | None) -> set[str]:
         """The nodes that will say which clients they reached."""
-        if not subjects:
+        if subject is None:
             return {self._node.id}
         owner = self._owner(rooms[0]) if len(rooms) == 1 else ""
-        if owner in self._node.peers and self._rooms.client(namespace, rooms[0]) is None:
-            return {owner}
-        return {self._node.id, *self._node.peers.ids}
+        return {self._node.id, owner} if owner in self._node.peers else {self._node.id, *self._node.peers.ids}
 
     @staticmethod
     def _owner(sid: object) -> str:

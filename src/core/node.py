@@ -40,7 +40,6 @@ from roomcast.core.wire import (
     Heartbeat,
     Hello,
     Message,
-    Refuse,
     Reply,
     Wire,
     decode_message,
@@ -98,7 +97,6 @@ class Node:
             Hello: self._on_hello,
             Heartbeat: self._on_heartbeat,
             Bye: self._on_bye,
-            Refuse: self._on_refuse,
             Reply: self._on_reply,
         }
         self.on_left: Callable[[str], None] = lambda _node: None
@@ -197,7 +195,7 @@ class Node:
 
     def health(self) -> Health:
         """Whether this node can hear and speak."""
-        problem = self._problem
+        problem = self._problem or self.peers.refusal
         if not problem and any(loop.done() for loop in self._loops):
             problem = "a loop of the node ended: see the log"
         return Health(not problem, problem, self._connected, len(self.peers), self.publisher.backlog)
@@ -267,7 +265,7 @@ class Node:
             due = self._interest.to_unsubscribe(time.monotonic())
             if due:
                 for subject in due:
-                    self._tracking.forget(subject)
+                    self._tracking.pause(subject)
                 await self._quietly(broker.unsubscribe(due))
 
     async def _subscribe(self, broker: Broker) -> None:
@@ -453,9 +451,7 @@ class Node:
         news = self.peers.hello(origin, hello, time.monotonic())
         if isinstance(news, PeerRefused):
             logger.error("roomcast: %s", news.reason)
-            self.publisher.say(self.subjects.inbox(origin), encode_message(Refuse(news.reason)))
-            return
-        if isinstance(news, PeerJoined):
+        elif isinstance(news, PeerJoined):
             logger.info("roomcast: node %s (%s) is here", origin, hello.name)
         if hello.answer:
             self._hello(self.subjects.inbox(origin), answer=False)
@@ -467,10 +463,6 @@ class Node:
     def _on_bye(self, origin: str, _bye: Bye) -> None:
         if (left := self.peers.bye(origin)) is not None:
             self._left(left)
-
-    def _on_refuse(self, origin: str, refusal: Refuse) -> None:
-        self._problem = f"node {origin} refuses this one: {refusal.reason}"
-        logger.error("roomcast: %s", self._problem)
 
     def _left(self, left: PeerLeft) -> None:
         logger.info("roomcast: node %s (%s) is gone: %s", left.peer.id, left.peer.name, left.why)

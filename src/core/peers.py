@@ -3,7 +3,7 @@
 1. A peer is live from its hello; anything heard from it keeps it alive; silent for `timeout` it is lost.
 2. A peer that says bye is gone at once.
 3. While this node is deaf nobody is lost: `resume` counts everyone as heard, since the silence was ours.
-4. A node whose settings cannot work with ours is refused, told once, and never live.
+4. A node whose settings cannot work with ours is refused, told once, and never live; it is refused until it leaves.
 5. After an outage `regroup` names the peers not heard yet: those that have not come back, as far as we know.
 
 Pure: `now` is a monotonic clock in seconds.
@@ -64,6 +64,15 @@ class _Entry:
         self.clients = 0
 
 
+@dataclass(slots=True)
+class _Refusal:
+    reason: str
+    heard: float
+
+
+_REFUSALS = 1024  # a bound against a flood of strangers
+
+
 class Peers:
     """The live peers of one node.
 
@@ -76,7 +85,7 @@ class Peers:
         self._partitions = partitions
         self._timeout = timeout
         self._live: dict[str, _Entry] = {}
-        self._refused: dict[str, str] = {}
+        self._refused: dict[str, _Refusal] = {}
         self._awaited: set[str] = set()
 
     def __contains__(self, node: str) -> bool:
@@ -95,6 +104,11 @@ class Peers:
         """Peers not heard since `regroup` (rule 5)."""
         return frozenset(self._awaited)
 
+    @property
+    def refusal(self) -> str:
+        """Why some node here now is refused, as a sentence; empty when none is."""
+        return next((refusal.reason for refusal in self._refused.values()), "")
+
     def snapshot(self) -> list[Peer]:
         """The live peers, oldest first."""
         return sorted((self._peer(id_, entry) for id_, entry in self._live.items()), key=lambda peer: peer.started)
@@ -103,13 +117,14 @@ class Peers:
         """A node introduced itself (rules 1 and 4); None when that is no news."""
         if hello.partitions != self._partitions:
             if node in self._refused:
+                self.heard(node, now)
                 return None
             reason = (
                 f"Node {node} ({hello.name:.80}) spreads rooms over {hello.partitions} subjects and this node over "
                 f"{self._partitions}: neither would hear the other. Give all nodes of a cluster the same broker URL."
             )
-            if len(self._refused) < 1024:  # noqa: PLR2004 - a bound against a flood of strangers
-                self._refused[node] = reason
+            if len(self._refused) < _REFUSALS:
+                self._refused[node] = _Refusal(reason, now)
             return PeerRefused(node, reason)
         entry = self._live.get(node)
         if entry is not None:
@@ -125,14 +140,16 @@ class Peers:
         if entry is not None:
             entry.heard = now
             self._awaited.discard(node)
+        elif (refusal := self._refused.get(node)) is not None:
+            refusal.heard = now
 
     def heartbeat(self, node: str, clients: int, now: float) -> bool:
         """A node is alive; False when it never said hello to us and should be asked to."""
+        self.heard(node, now)
         entry = self._live.get(node)
         if entry is None:
             return node in self._refused
         entry.clients = clients
-        self.heard(node, now)
         return True
 
     def bye(self, node: str) -> PeerLeft | None:
@@ -142,6 +159,8 @@ class Peers:
 
     def tick(self, now: float) -> list[PeerLeft]:
         """The peers lost by now (rule 1)."""
+        for id_ in [id_ for id_, refusal in self._refused.items() if now - refusal.heard > self._timeout]:
+            del self._refused[id_]
         silent = [id_ for id_, entry in self._live.items() if now - entry.heard > self._timeout]
         return [left for id_ in silent if (left := self._drop(id_, "lost")) is not None]
 
@@ -149,6 +168,8 @@ class Peers:
         """This node was deaf until now (rule 3)."""
         for entry in self._live.values():
             entry.heard = now
+        for refusal in self._refused.values():
+            refusal.heard = now
 
     def regroup(self) -> None:
         """Await a sign of life from every peer (rule 5)."""

@@ -71,6 +71,7 @@ class Publisher:
         self._link_down = False
         self._closed = False
         self._scheduled = False
+        self._retrying: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
 
     @property
@@ -94,7 +95,7 @@ class Publisher:
         self._check(size)
         if not self._queue and self._outbox.fits(size):
             self._outbox.reserve(size)
-        elif self._link_down:
+        elif self._link_down and not self._queue:
             self._make_room(size)
         else:
             await self._wait_for_place(size)
@@ -147,6 +148,8 @@ class Publisher:
         """Send nothing until `release` (rule 4)."""
         self._held = True
         self._link_down = link_down
+        if self._retrying is not None:
+            self._retrying.cancel()  # whoever holds decides when to release
         if link_down:
             self._idle.set()
             self._admit()
@@ -199,6 +202,8 @@ class Publisher:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         ticket = (future, size)
         self._queue.append(ticket)
+        if self._link_down:
+            asyncio.get_running_loop().call_soon(self._admit)  # not now: it would overtake those let in before
         try:
             async with asyncio.timeout(self._settings.emit_timeout):
                 await future
@@ -285,13 +290,13 @@ class Publisher:
             logger.error("roomcast: %s failed to publish with a foreign error", self._name, exc_info=error)
         if not self._held:
             self._held = True
-            asyncio.get_running_loop().call_later(_RETRY, self._retry)
+            self._retrying = asyncio.get_running_loop().call_later(_RETRY, self._retry)
 
     def _retry(self) -> None:
-        if self._link_down or self._closed:
+        if self._closed:
             return
         if self._outbox.flying:  # what is still under way would overtake what came back
-            asyncio.get_running_loop().call_later(_RETRY, self._retry)
+            self._retrying = asyncio.get_running_loop().call_later(_RETRY, self._retry)
         else:
             self.release()
 

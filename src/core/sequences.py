@@ -8,6 +8,8 @@ whose count it no longer has, so both sides may forget. The receiver, per origin
 3. A higher n is a hole: the numbers between were lost.
 4. An n at or below the last one is a repeat.
 5. A higher epoch begins anew, and what it lacks before its first n is a hole; a lower epoch is a repeat.
+6. After a pause, in which nobody here listened, a higher number is a new baseline; one at or below the last is still
+   a repeat: its publisher had not learnt that it arrived.
 """
 
 from dataclasses import dataclass
@@ -57,55 +59,77 @@ class Reading:
 _IN_ORDER = Reading()
 
 
+class _Last:
+    """The last number of one origin on one subject; `paused` since nobody here listened for a while."""
+
+    __slots__ = ("epoch", "number", "paused")
+
+    def __init__(self, epoch: int, number: int) -> None:
+        self.epoch = epoch
+        self.number = number
+        self.paused = False
+
+
 class Tracking:
     """The receiver's last numbers, per subject and origin, at most `limit` of them."""
 
     def __init__(self, limit: int = 131_072) -> None:
         self._limit = limit
         self._size = 0
-        self._last: dict[Subject, dict[str, list[int]]] = {}
+        self._heard: dict[Subject, dict[str, _Last]] = {}
+        self._paused: dict[Subject, dict[str, _Last]] = {}
 
     def __len__(self) -> int:
         """How many pairs of subject and origin are remembered."""
         return self._size
 
     def read(self, subject: Subject, origin: str, epoch: int, first: int, count: int) -> Reading:
-        """Take note of the messages `first` .. `first + count - 1` of an epoch (rules 1 to 5)."""
-        origins = self._last.get(subject)
-        last = None if origins is None else origins.get(origin)
+        """Take note of the messages `first` .. `first + count - 1` of an epoch (rules 1 to 6)."""
+        origins = self._heard.get(subject) or self._resume(subject)
+        last = origins.get(origin)
         end = first + count - 1
         if last is None:
             self._make_room()
-            self._last.setdefault(subject, {})[origin] = [epoch, end]
+            self._heard.setdefault(subject, {})[origin] = _Last(epoch, end)
             self._size += 1
             return _IN_ORDER
-        if epoch == last[0]:
-            expected = last[1] + 1
-            if first == expected:
-                last[1] = end
-                return _IN_ORDER
-            if first > expected:
-                last[1] = end
-                return Reading(missed=first - expected)
-            last[1] = max(last[1], end)
-            return Reading(repeats=min(count, expected - first))
-        if epoch > last[0]:
-            last[0], last[1] = epoch, end
-            return Reading(missed=first - 1)
-        return Reading(repeats=count)
+        if epoch < last.epoch:
+            return Reading(repeats=count)
+        expected = last.number + 1 if epoch == last.epoch else 1
+        reading = _IN_ORDER
+        if first > expected:
+            reading = _IN_ORDER if last.paused else Reading(missed=first - expected)
+        elif first < expected:
+            reading = Reading(repeats=min(count, expected - first))
+        if end >= expected:
+            last.epoch, last.number, last.paused = epoch, end, False
+        return reading
 
-    def forget(self, subject: Subject) -> None:
-        """Nobody here listens to the subject any more."""
-        self._size -= len(self._last.pop(subject, ()))
+    def pause(self, subject: Subject) -> None:
+        """Nobody here listens to the subject for now (rule 6)."""
+        origins = self._heard.pop(subject, None)
+        if origins is not None:
+            for last in origins.values():
+                last.paused = True
+            self._paused[subject] = origins
 
     def forget_origin(self, origin: str) -> None:
         """A node is gone for good, and so are its numbers."""
-        for subject, origins in list(self._last.items()):
-            if origins.pop(origin, None) is not None:
-                self._size -= 1
-            if not origins:
-                del self._last[subject]
+        for table in (self._heard, self._paused):
+            for subject, origins in list(table.items()):
+                if origins.pop(origin, None) is not None:
+                    self._size -= 1
+                if not origins:
+                    del table[subject]
+
+    def _resume(self, subject: Subject) -> dict[str, _Last]:
+        origins = self._paused.pop(subject, None)
+        if origins is None:
+            return {}
+        self._heard[subject] = origins
+        return origins
 
     def _make_room(self) -> None:
         while self._size >= self._limit:
-            self.forget(next(iter(self._last)))
+            table = self._paused or self._heard
+            self._size -= len(table.pop(next(iter(table))))

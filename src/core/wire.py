@@ -156,13 +156,7 @@ class Bye(msgspec.Struct, array_like=True, tag=11, frozen=True):
     """A node leaves for good."""
 
 
-class Refuse(msgspec.Struct, array_like=True, tag=12, frozen=True):
-    """A node will not work with the one it answers; the reason is a sentence for its operator."""
-
-    reason: str
-
-
-Message = Emit | Expect | Ack | Enter | Leave | Disconnect | CloseRoom | Reply | Hello | Heartbeat | Bye | Refuse
+Message = Emit | Expect | Ack | Enter | Leave | Disconnect | CloseRoom | Reply | Hello | Heartbeat | Bye
 
 
 class Envelope(msgspec.Struct, array_like=True, frozen=True):
