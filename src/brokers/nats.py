@@ -140,6 +140,7 @@ class NatsBroker:
             if self._closed:
                 raise self._closed_error() from exc
             raise
+        await link.unsubscribe([subject for subject in subjects if subject not in self._subjects])
         if refused:
             for subject in refused:
                 self._subjects.pop(subject, None)
@@ -179,7 +180,7 @@ class NatsBroker:
                 self._link = link
                 return
 
-    async def _open(self, timeout: float) -> Link:  # noqa: ASYNC109 - the link keeps it
+    async def _open(self, timeout: float) -> Link:
         """A link to the next server, with all subjects heard."""
         link = Link(self._config, self._deliver, self._on_lost)
         opened = False

@@ -13,8 +13,8 @@ import asyncio
 import re
 import secrets
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Coroutine, Generator, Iterable, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, cast
 
 from roomcast.core.broker import BrokerConfig, Position, Subject
@@ -140,7 +140,7 @@ class Link:
         """What this link has subscribed to."""
         return self._subscriptions.keys()
 
-    async def open(self, server: str, options: Mapping[str, Any], timeout: float) -> None:  # noqa: ASYNC109
+    async def open(self, server: str, options: Mapping[str, Any], timeout: float) -> None:
         """Connect to one server and hear the first echo, or raise `BrokerUnavailable`."""
         self._client.secure = server.startswith("tls://")
         try:
@@ -181,15 +181,13 @@ class Link:
     async def subscribe(self, subjects: Iterable[Subject]) -> frozenset[Subject]:
         """Hear these subjects, and return behind a barrier those that the server has refused (rule 2)."""
         asked: list[Subject] = []
-        try:
+        with self._losing():
             for subject in subjects:
                 asked.append(subject)
                 if subject not in self._subscriptions:
                     await self._listen(subject)
                 if len(asked) % _CHUNK == 0:
                     await asyncio.sleep(0)
-        except nats_errors.Error as exc:
-            self.lose(exc)
         await self.barrier()
         refused = frozenset(subject for subject in asked if subject.lower() in self._denied)
         for subject in refused:
@@ -199,24 +197,20 @@ class Link:
 
     async def unsubscribe(self, subjects: Iterable[Subject]) -> None:
         """Stop hearing these subjects (rule 3)."""
-        try:
+        with self._losing():
             for subject in subjects:
                 if (subscription := self._subscriptions.pop(subject, None)) is not None:
                     await subscription.unsubscribe()
-        except nats_errors.Error as exc:
-            self.lose(exc)
 
     async def barrier(self) -> None:
         """Return once the server has handled all that was sent before."""
-        try:
+        echoed = False
+        with self._losing():
             echoed = await (await self._send_marker())
-        except nats_errors.Error as exc:
-            self.lose(exc)
-            echoed = False
         if not echoed:
             raise BrokerUnavailable("The connection to NATS was lost.", broker="nats") from self._said
 
-    async def flush(self, timeout: float) -> None:  # noqa: ASYNC109
+    async def flush(self, timeout: float) -> None:
         """Wait until all publishes are confirmed, at most so many seconds (rule 11)."""
         publishes = (
             *(future for _, _, future in self._queue),
@@ -267,7 +261,7 @@ class Link:
                     await self._client.close()
         finally:
             self._abort()
-            for task in inner:
+            for task in (*self._tasks, *inner):
                 task.cancel()
         await asyncio.gather(*self._tasks, *inner, return_exceptions=True)
         await asyncio.sleep(0)  # the transport says goodbye to its socket in the loop's next turn
@@ -328,7 +322,7 @@ class Link:
 
     async def _write(self) -> None:
         """Write what was published, and one marker behind it."""
-        try:
+        with self._losing():
             while True:
                 await self._wake.wait()
                 self._wake.clear()
@@ -338,8 +332,6 @@ class Link:
                     await self._mark()
                     await asyncio.sleep(0)
                 await self._mark()
-        except nats_errors.Error as exc:
-            self.lose(exc)
 
     async def _write_one(self) -> None:
         subject, payload, future = self._queue[0]
@@ -374,7 +366,7 @@ class Link:
     async def _beat(self) -> None:
         """Declare the link lost when an echo stays out (rule 12)."""
         wait = self._heartbeat * _BEAT
-        try:
+        with self._losing():
             while True:
                 await asyncio.sleep(wait)
                 echo = await self._send_marker()
@@ -385,9 +377,14 @@ class Link:
                     if echo.done() or before == self._arrivals:
                         break
                 if not echo.done():
-                    self.lose(TimeoutError(f"No echo from NATS within {wait:.3g} s"))
-                    return
-        except nats_errors.Error as exc:
+                    raise TimeoutError(f"No echo from NATS within {wait:.3g} s")
+
+    @contextmanager
+    def _losing(self) -> Generator[None]:
+        """Whatever the library raises, of an open-ended set: the link is lost, and its maker sees it (rule 13)."""
+        try:
+            yield
+        except Exception as exc:  # noqa: BLE001 - it is told on, as the reason of the loss
             self.lose(exc)
 
     def _watch_reader(self) -> None:
