@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -102,7 +103,7 @@ class Cluster:
         *,
         link: Link | None = None,
         parameters: Mapping[str, str] | None = None,
-        connect: Callable[[str], Broker] | None = None,
+        inner: MakeBroker | None = None,
         patience: float = 15.0,
         scale: float = 1.0,
     ) -> None:
@@ -113,7 +114,7 @@ class Cluster:
         self.scale = scale
         self._link = link
         self._parameters = parameters or {}
-        self._connect = connect
+        self._inner = inner
         self.nodes: list[Node] = []
 
     @property
@@ -129,9 +130,15 @@ class Cluster:
             "parameters": self._parameters,
             "prefix": self.prefix,
             "node": f"n{len(self.nodes)}",
-            "connect": self._connect,
         }
         config = BrokerConfig(**(settings | changes))
+        if (inner := self._inner) is not None:
+            plain = replace(config, parameters={})
+
+            def connect(url: str) -> Broker:
+                return inner(replace(plain, url=url))
+
+            config = replace(config, connect=connect)
         node = Node(self.make(config), config, patience=self.patience)
         self.nodes.append(node)
         return node

@@ -12,8 +12,9 @@ from typing import cast
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from roomcast.core.broker import Broker, BrokerConfig
 from tests.brokers import checks_delivery, checks_link
 from tests.brokers.cluster import Check, Cluster, MakeBroker, closing
 from tests.proxy import TcpProxy
@@ -32,11 +33,6 @@ def broker_class(scheme: str) -> MakeBroker:
         unavailable(f"The broker of {scheme}://", repr(exc))
 
 
-def connect(url: str) -> Broker:
-    """Another broker, from the URL of a server that `embedded` found or started."""
-    return broker_class("nats")(BrokerConfig(url=url))
-
-
 def check_name(check: Check) -> str:
     return check.__name__
 
@@ -50,7 +46,7 @@ async def cluster(scheme: str, shared_brokers: SharedBrokers, tmp_path: Path) ->
         case "memory":
             made = Cluster(make, f"memory://{name}")
         case "embedded":
-            made = Cluster(make, f"embedded://{name}", parameters={"dir": str(tmp_path)}, connect=connect)
+            made = Cluster(make, f"embedded://{name}", parameters={"dir": str(tmp_path)}, inner=broker_class("nats"))
         case _:
             made = Cluster(make, shared_brokers.url(scheme))
     async with closing(made):
@@ -62,6 +58,14 @@ async def cluster(scheme: str, shared_brokers: SharedBrokers, tmp_path: Path) ->
 @pytest.mark.parametrize("scheme", SCHEMES)
 async def test_delivery(cluster: Cluster, check: Check) -> None:
     await check(cluster)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@given(schedule=st.lists(st.tuples(st.integers(0, 7), st.sampled_from(["await", "yield", "go on"])), max_size=80))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_any_schedule_of_publishes_is_in_order(cluster: Cluster, schedule: list[tuple[int, str]]) -> None:
+    """Rule 4: calls made one after the other are delivered in that order, awaited one by one or not."""
+    await checks_delivery.any_schedule_of_publishes_is_in_order(cluster, schedule)
 
 
 @pytest.fixture
