@@ -95,13 +95,7 @@ class Guardian:
 
     def remove(self) -> None:
         """Leave nothing behind; the lock on `members` is held, so nobody can have joined."""
-        for name in FILES:
-            with contextlib.suppress(OSError):
-                (self._directory / name).unlink()
-        with contextlib.suppress(OSError):
-            self._directory.rmdir()
-            if self._base:
-                self._directory.parent.rmdir()
+        remove(self._directory, self._members, base=self._base)
 
     def _alone(self) -> bool:
         try:
@@ -164,6 +158,18 @@ class Guardian:
         }
         _write(self._directory / "state.new", json.dumps(state))
         (self._directory / "state.new").rename(self._directory / "state")
+
+
+def remove(directory: Path, members: int, *, base: bool) -> None:
+    """Remove a group's files, by one who holds `members` exclusively, unless they are another group's by now."""
+    with contextlib.suppress(OSError):
+        if not os.path.samestat(os.fstat(members), (directory / "members").lstat()):
+            return
+        for name in FILES:
+            (directory / name).unlink(missing_ok=True)
+        directory.rmdir()
+        if base:
+            directory.parent.rmdir()
 
 
 def main() -> None:

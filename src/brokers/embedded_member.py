@@ -8,8 +8,8 @@
 | `state`       | where the server is, with its token; written by the guardian, whole (0600 in 0700)      |
 | `server.conf` | the server's configuration                                                              |
 
-Files are removed only by the guardian, and only while it holds `members` exclusively: for a member all paths
-are stable. `embedded_guardian.py` is the other side.
+Files are removed by the guardian, or by the last member if it is dead, and only with `members` locked
+exclusively: for a member all paths are stable. `embedded_guardian.py` is the other side.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from roomcast.brokers.embedded_guardian import remove
 from roomcast.core.errors import BrokerUnavailable, ConfigurationError
 
 _GUARDIAN = Path(__file__).with_name("embedded_guardian.py")
@@ -103,11 +104,26 @@ class Member:
         await self._gone.wait()
 
     def leave(self) -> None:
-        """Be no member any more; the last one's leaving ends the guardian."""
+        """Be no member any more; the last one's leaving ends the guardian.
+
+        If the guardian is dead, the last one removes the files: with `members` locked nobody can start another.
+        """
         self._unwatch()
         if self._members is not None:
+            if _locked(self._members, fcntl.LOCK_EX) and not self._guarded():
+                remove(self._home, self._members, base=self._own_base)
             _close(self._members)
             self._members = None
+
+    def _guarded(self) -> bool:
+        try:
+            alive = _open(self._home / "alive", os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:
+            return False
+        try:
+            return _has_writer(alive)
+        finally:
+            _close(alive)
 
     async def _enter(self) -> None:
         """Hold `members` shared. Its path and its inode must agree: a guardian may just have removed it."""

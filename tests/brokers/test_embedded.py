@@ -350,6 +350,19 @@ async def test_a_stolen_port_means_another_server(tmp_path: Path) -> None:
     await until(lambda: not (tmp_path / NAME).exists(), what="the directory is gone")
 
 
+@pytest.mark.fault
+async def test_the_last_one_cleans_up_after_a_dead_guardian(tmp_path: Path) -> None:
+    node = broker(tmp_path)
+    await node.start()
+    state = json.loads((tmp_path / NAME / "state").read_text())
+    os.kill(state["guardian"], signal.SIGKILL)
+    while alive(state["guardian"]):  # no turn of the loop, in which it would be replaced
+        pass
+    await node.aclose()
+    assert not (tmp_path / NAME).exists()
+    await until(lambda: not alive(state["server"]), what="the kernel took the server along")
+
+
 async def test_closing_while_starting(tmp_path: Path) -> None:
     node = broker(tmp_path)
     starting = asyncio.create_task(node.start())
