@@ -96,8 +96,8 @@ class MemoryBroker:
     def _put(self, delivery: Delivery) -> None:
         if len(self._events) < self._buffer:
             self._events.append(delivery)
-        elif not isinstance(last := self._events[-1], Gap):  # rule 8: in line, where the loss begins
-            self._events.append(Gap("overflow", missed=1))
-        else:
+        elif isinstance(last := self._events[-1], Gap):
             self._events[-1] = Gap("overflow", missed=(last.missed or 0) + 1)
+        else:  # rule 8: in line, where the loss begins
+            self._events.append(Gap("overflow", missed=1))
         self._ready.set()

@@ -56,7 +56,7 @@ class FanOut:
 
     def send(self, clients: Iterable[Client], parts: Parts) -> None:
         """Put a packet into the queue of each client (rule 1)."""
-        packets = tuple(_wrap(part) for part in parts)
+        packets: tuple[Any, ...] = ()
         sockets = self._server.eio.sockets
         count = 0
         for client in clients:
@@ -67,6 +67,7 @@ class FanOut:
             if queue.qsize() >= self._limit:
                 self._cut(client, socket)
                 continue
+            packets = packets or tuple(_wrap(part) for part in parts)
             for packet in packets:
                 queue.put_nowait(packet)
             count += 1
