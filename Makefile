@@ -1,0 +1,67 @@
+# Everything a contributor runs. `make help` lists it; scripts of any length are in .ci/.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+PYTEST := $(VENV)/bin/python -m pytest
+SYNCED := $(VENV)/.synced
+FUZZ_SECONDS ?= 60
+
+.DEFAULT_GOAL := help
+.PHONY: help env brokers browser demo test test-fast test-oldest test-all lint format types contracts wheel fuzz clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+env: $(SYNCED) ## make .venv from uv.lock
+
+$(SYNCED): pyproject.toml uv.lock
+	uv=$$(.ci/uv.sh $(PYTHON)) && "$$uv" sync --locked --group browser
+	touch $@
+
+brokers: env ## find, or install, Redis, NATS and RabbitMQ
+	.ci/brokers.sh
+
+browser: ## find, or install, Chromium and the JavaScript client
+	.ci/browser.sh
+
+demo: env ## start the demo
+	$(VENV)/bin/roomcast demo
+
+test: env brokers browser ## the whole suite; a missing broker fails it
+	ROOMCAST_TEST_REQUIRE=1 $(PYTEST)
+
+test-fast: env ## no faults, no browser, no seeded bugs; a missing broker is skipped, and named
+	$(PYTEST) -m "not fault and not browser" --ignore tests/brokers/test_conformance_teeth.py
+
+test-oldest: env brokers browser ## the suite on the oldest Python and dependencies we support
+	.ci/test-with.sh oldest
+
+test-all: env brokers browser ## the suite on every Python we support that is installed
+	.ci/test-with.sh all
+
+lint: env ## ruff: rules and format
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+
+format: env ## let ruff rewrite what it can
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+types: env ## mypy --strict and pyright strict
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pyright
+
+contracts: env ## which module may import which
+	PYTHONPATH=typings $(VENV)/bin/lint-imports
+
+wheel: env ## build the wheel and import it from an empty environment
+	.ci/wheel.sh
+
+fuzz: env ## feed the decoder random bytes for FUZZ_SECONDS
+	uv=$$(.ci/uv.sh $(PYTHON)) && "$$uv" run --isolated --no-project --python $(VENV)/bin/python --with atheris --with-editable . \
+		python tests/fuzz/fuzz_decode.py -max_total_time=$(FUZZ_SECONDS)
+
+clean: ## remove what these targets made
+	rm -rf .venv .venv-* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache tests/js/node_modules
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
