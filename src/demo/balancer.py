@@ -94,7 +94,7 @@ class Balancer:
         if not up:
             raise _RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, "The nodes are starting.")
         chosen = up[self._turn % len(up)]
-        if url.path.startswith("/socket.io"):
+        if url.path.startswith("/socket.io/"):
             self._turn += 1
         return chosen
 

@@ -34,10 +34,10 @@ function showNodes() {
   const cards = [...nodes].sort(([a], [b]) => a - b).map(([number, node]) => {
     const well = node.healthy && Date.now() - node.heard < STALE;
     const state = well ? "healthy" : "not heard";
-    const title = element("span", {}, element("b", {}, `Node ${number}`), number === here ? " · this tab" : "");
+    const title = element("b", {}, `Node ${number}`);
     const dot = element("span", { className: "dot", title: state, role: "img", ariaLabel: state });
     const clients = element("span", { className: "clients" }, element("strong", {}, String(node.clients)),
-      node.clients === 1 ? "client" : "clients");
+      node.clients === 1 ? "client" : "clients", number === here ? " · this tab" : "");
     const card = element("a", { href: `/?node=${number}`, target: "_blank", rel: "noopener" }, title, dot, clients);
     card.title = `Open a tab on node ${number}`;
     card.classList.toggle("here", number === here);
