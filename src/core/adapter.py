@@ -458,7 +458,9 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
     ) -> Entry | None:
         """Rule 1: a place first, then the local clients and the outbox in one go."""
         message = b""
-        if subject is not None:
+        if subject is None:
+            await self._node.publisher.turn()
+        else:
             message = encode_message(Emit(namespace, rooms, packet, skip, request))
             await self._node.publisher.reserve(len(message))
         self._deliver(namespace, rooms, skip, packet.parts, self._node.id, request)

@@ -100,6 +100,17 @@ class Publisher:
         else:
             await self._wait_for_place(size)
 
+    async def turn(self) -> None:
+        """Wait behind those who wait for a place, without taking one; does not suspend when nobody does.
+
+        Raises:
+            Backpressure: the outbox stayed full until the deadline.
+            BrokerClosed: the adapter is closed.
+        """
+        if self._queue:
+            await self._wait_for_place(0)
+            self.release_place(0)
+
     def reserve_anyway(self, size: int) -> bool:
         """Take a place for an answer to another node, which cannot wait; False when even that is too much."""
         if self._closed or size + OVERHEAD > self._limit or len(self._outbox) >= 2 * self._settings.outbox_messages:
