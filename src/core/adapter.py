@@ -183,7 +183,11 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         if namespace not in self._rooms.namespaces():
             self._node.hear(subject)
         self._rooms.add(namespace, sid, eio_sid)
-        await self._node.heard(subject)
+        try:
+            await self._node.heard(subject)
+        except BaseException:
+            self.basic_disconnect(sid, namespace)
+            raise
         return sid
 
     async def connect(self, sid: str, namespace: str) -> str | None:
@@ -280,9 +284,11 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
 
     async def _disconnect_for(self, origin: str, message: Disconnect) -> None:
         known = self._rooms.client(message.namespace, message.sid) is not None
-        if known:
-            await self.server.disconnect(message.sid, namespace=message.namespace, ignore_queue=True)
-        self._node.answer(origin, Reply(message.request, value=int(known)))
+        try:
+            if known:
+                await self.server.disconnect(message.sid, namespace=message.namespace, ignore_queue=True)
+        finally:  # an error of the application's disconnect handler is this node's, not the asking one's
+            self._node.answer(origin, Reply(message.request, value=int(known)))
 
     # What the server calls: rooms
 
@@ -292,6 +298,7 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         Raises:
             TypeError: the room is not named by text or an integer.
             ValueError: the client is not connected, here or anywhere, or the room is another client's own.
+            ConfigurationError: the broker refuses this node the room's subject.
             RequestTimeout: the client's node did not answer.
         """
         room = room_name(room)
@@ -304,7 +311,11 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
                 raise ValueError(reply.error)
             return
         self.basic_enter_room(sid, namespace, room, eio_sid)
-        await self._node.heard(self._node.subjects.room(namespace, room))
+        try:
+            await self._node.heard(self._node.subjects.room(namespace, room))
+        except RoomcastError:  # the broker refuses the subject, whatever is tried
+            self.basic_leave_room(sid, namespace, room)
+            raise
 
     async def leave_room(self, sid: str, namespace: str, room: Room) -> None:
         """Take a client of any node out of a room; once it returns, nothing emitted later to it arrives.
@@ -388,8 +399,13 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
             self._node.spawn(self._entered(origin, message))
 
     async def _entered(self, origin: str, message: Enter) -> None:
-        await self._node.heard(self._node.subjects.room(message.namespace, message.room))
-        self._node.answer(origin, Reply(message.request, value=1))
+        try:
+            await self._node.heard(self._node.subjects.room(message.namespace, message.room))
+        except RoomcastError as exc:
+            self.basic_leave_room(message.sid, message.namespace, message.room)
+            self._node.answer(origin, Reply(message.request, error=str(exc)))
+        else:
+            self._node.answer(origin, Reply(message.request, value=1))
 
     def _on_leave(self, origin: str, message: Leave) -> None:
         self.basic_leave_room(message.sid, message.namespace, message.room)

@@ -52,7 +52,7 @@ GapHook = Callable[[Gap], Awaitable[None] | None]
 
 _SLICE = 0.005  # seconds of handling after which the loop gets a turn
 _MOURNED = 600.0  # seconds for which the numbers of a lost peer are kept
-_AGAIN = 1.0  # seconds until something that the broker refused is asked for again
+_AGAIN = 1.0  # seconds until what was refused is asked for again, or what repeats is logged again
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,12 @@ class Node:
         self.peers = Peers(partitions=partitions or 0, timeout=self.settings.peer_timeout)
         self.wire = Wire(self.settings.secret, max_payload=self.settings.max_payload, freshness=self.settings.freshness)
         self.publisher = Publisher(
-            origin=self.id, settings=self.settings, wire=self.wire, stats=self.stats, tell=self._tell
+            origin=self.id,
+            broker_name=self.broker_name,
+            settings=self.settings,
+            wire=self.wire,
+            stats=self.stats,
+            tell=self._tell,
         )
         self._interest = Interest(self.settings.linger)
         self._barriers: dict[Subject, asyncio.Future[None]] = {}
@@ -121,6 +126,7 @@ class Node:
         self._loops: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._logged: set[str] = set()
+        self._gaps_logged: dict[str, float] = {}
         self._regrouping = False
         self._mourned: deque[tuple[float, str]] = deque()
         self._closed = False
@@ -396,14 +402,7 @@ class Node:
 
     def _tell(self, gap: Gap) -> None:
         self.stats.gaps += 1
-        logger.warning(
-            "roomcast: gap on node %s: %s%s%s%s",
-            self.id,
-            gap.reason,
-            f", {gap.missed} messages" if gap.missed is not None else "",
-            f", from node {gap.origin}" if gap.origin else "",
-            f", on {gap.subject}" if gap.subject else "",
-        )
+        self._log_gap(gap)
         for hook in self.gap_hooks:
             try:
                 result = hook(gap)
@@ -412,6 +411,21 @@ class Node:
             else:
                 if inspect.isawaitable(result):
                     self.spawn(_await(result))
+
+    def _log_gap(self, gap: Gap) -> None:
+        """Once a second for each reason: a lossy link must not flood the log. Hooks and counters hear every one."""
+        now = time.monotonic()
+        if now - self._gaps_logged.get(gap.reason, -_AGAIN) < _AGAIN:
+            return
+        self._gaps_logged[gap.reason] = now
+        logger.warning(
+            "roomcast: gap on node %s: %s%s%s%s",
+            self.id,
+            gap.reason,
+            f", {gap.missed} messages" if gap.missed is not None else "",
+            f", from node {gap.origin}" if gap.origin else "",
+            f", on {gap.subject}" if gap.subject else "",
+        )
 
     # Peers and time
 

@@ -70,7 +70,7 @@ class _Refusal:
     heard: float
 
 
-_REFUSALS = 1024  # a bound against a flood of strangers
+_PEERS, _REFUSALS = 10_000, 1024  # bounds against a flood of strangers
 
 
 class Peers:
@@ -131,6 +131,8 @@ class Peers:
             entry.hello = hello
             self.heard(node, now)
             return None
+        if len(self._live) >= _PEERS:
+            return None
         self._live[node] = entry = _Entry(hello, now)
         return PeerJoined(self._peer(node, entry))
 
@@ -161,7 +163,7 @@ class Peers:
         """The peers lost by now (rule 1)."""
         for id_ in [id_ for id_, refusal in self._refused.items() if now - refusal.heard > self._timeout]:
             del self._refused[id_]
-        silent = [id_ for id_, entry in self._live.items() if now - entry.heard > self._timeout]
+        silent = [id_ for id_, entry in self._live.items() if now - entry.heard > self._patience(entry)]
         return [left for id_ in silent if (left := self._drop(id_, "lost")) is not None]
 
     def resume(self, now: float) -> None:
@@ -174,6 +176,10 @@ class Peers:
     def regroup(self) -> None:
         """Await a sign of life from every peer (rule 5)."""
         self._awaited = set(self._live)
+
+    def _patience(self, entry: _Entry) -> float:
+        """A peer that beats more slowly than we do is given two of its own beats, within reason."""
+        return min(max(self._timeout, 2 * entry.hello.heartbeat), 10 * self._timeout)
 
     def _drop(self, node: str, why: Literal["bye", "lost"]) -> PeerLeft | None:
         entry = self._live.pop(node, None)

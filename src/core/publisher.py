@@ -42,6 +42,7 @@ class Publisher:
 
     Args:
         origin: the node's id.
+        broker_name: what the broker is called in errors.
         settings: bounds and deadlines.
         wire: seals envelopes.
         stats: where to count.
@@ -49,9 +50,17 @@ class Publisher:
     """
 
     def __init__(
-        self, *, origin: str, settings: Options, wire: Wire, stats: Stats, tell: Callable[[Gap], None]
+        self,
+        *,
+        origin: str,
+        broker_name: str,
+        settings: Options,
+        wire: Wire,
+        stats: Stats,
+        tell: Callable[[Gap], None],
     ) -> None:
         self._origin = origin
+        self._name = broker_name
         self._settings = settings
         self._wire = wire
         self._stats = stats
@@ -194,10 +203,6 @@ class Publisher:
                 future.set_exception(BrokerClosed("The adapter was closed.", broker=self._name))
         self._queue.clear()
         self._give_up(self._outbox.clear(), "the adapter was closed")
-
-    @property
-    def _name(self) -> str:
-        return "the broker" if self._broker is None else type(self._broker).__name__
 
     def _check(self, size: int) -> None:
         if self._closed:
