@@ -1,0 +1,216 @@
+"""The table of live nodes, against dictionaries and a clock that is passed in."""
+
+from dataclasses import replace
+from typing import ClassVar
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from roomcast.core.peers import Peer, PeerJoined, PeerLeft, PeerRefused, Peers
+from roomcast.core.wire import Hello
+from tests.core.effort import run
+
+TIMEOUT = 10.5
+NODES = ("a", "b", "c")
+STRANGERS = ("p", "q")
+
+nodes = st.sampled_from(NODES)
+
+
+def hello(node: str, *, partitions: int = 0, started: float = 0.0) -> Hello:
+    return Hello(name=f"host:{node}", started=started, partitions=partitions, heartbeat=5.0, answer=False)
+
+
+class PeersMachine(RuleBasedStateMachine):
+    """Nodes say hello, beat, fall silent, leave and come back, in any order, while this node is deaf at times."""
+
+    make: ClassVar[type[Peers]] = Peers
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.real = self.make(partitions=0, timeout=TIMEOUT)
+        self.now = 100
+        self.heard: dict[str, int] = {}
+        self.peer: dict[str, Peer] = {}
+        self.awaited: set[str] = set()
+        self.refused: dict[str, int] = {}
+
+    def sign_of_life(self, node: str) -> None:
+        if node in self.refused:
+            self.refused[node] = self.now
+        if node in self.heard:
+            self.heard[node] = self.now
+            self.awaited.discard(node)
+
+    def drop(self, node: str) -> Peer | None:
+        self.heard.pop(node, None)
+        self.awaited.discard(node)
+        return self.peer.pop(node, None)
+
+    @rule(node=nodes, started=st.integers(0, 9))
+    def hello(self, node: str, started: int) -> None:
+        news = self.real.hello(node, hello(node, started=started), self.now)
+        if node in self.heard:
+            assert news is None
+            self.peer[node] = replace(self.peer[node], started=started)
+        else:
+            self.peer[node] = Peer(node, f"host:{node}", started)
+            assert news == PeerJoined(self.peer[node])
+            self.heard[node] = self.now
+        self.sign_of_life(node)
+
+    @rule(node=st.sampled_from(STRANGERS))
+    def hello_of_a_stranger(self, node: str) -> None:
+        news = self.real.hello(node, hello(node, partitions=64), self.now)
+        assert isinstance(news, PeerRefused) is (node not in self.refused), "rule 4: told once"
+        self.refused[node] = self.now
+
+    @rule(node=st.sampled_from(NODES + STRANGERS))
+    def something_arrives(self, node: str) -> None:
+        self.real.heard(node, self.now)
+        self.sign_of_life(node)
+
+    @rule(node=st.sampled_from(NODES + STRANGERS), clients=st.integers(0, 5))
+    def heartbeat(self, node: str, clients: int) -> None:
+        known = self.real.heartbeat(node, clients, self.now)
+        assert known is (node in self.heard or node in self.refused), "an unknown node is asked for its hello"
+        if node in self.heard:
+            self.peer[node] = replace(self.peer[node], clients=clients)
+        self.sign_of_life(node)
+
+    @rule(node=st.sampled_from(NODES + STRANGERS))
+    def bye(self, node: str) -> None:
+        left = self.real.bye(node)
+        self.refused.pop(node, None)
+        peer = self.drop(node)
+        assert left == (None if peer is None else PeerLeft(peer, "bye"))
+
+    @rule()
+    def tick(self) -> None:
+        lost = [node for node, heard in self.heard.items() if self.now - heard > TIMEOUT]
+        told = self.real.tick(self.now)
+        assert len(told) == len(lost)
+        assert {left.peer.id for left in told} == set(lost)
+        for left in told:
+            assert left == PeerLeft(self.peer[left.peer.id], "lost")
+            self.drop(left.peer.id)
+        self.refused = {node: heard for node, heard in self.refused.items() if self.now - heard <= TIMEOUT}
+
+    @rule()
+    def was_deaf(self) -> None:
+        self.real.resume(self.now)
+        self.heard = dict.fromkeys(self.heard, self.now)
+        self.refused = dict.fromkeys(self.refused, self.now)
+
+    @rule()
+    def regroup(self) -> None:
+        self.real.regroup()
+        self.awaited = set(self.heard)
+
+    @rule(seconds=st.integers(1, 6))
+    def wait(self, seconds: int) -> None:
+        self.now += seconds
+
+    @invariant()
+    def same(self) -> None:
+        assert self.real.ids == self.heard.keys()
+        assert len(self.real) == len(self.heard)
+        assert self.real.awaited == self.awaited
+        assert bool(self.real.refusal) is bool(self.refused)
+        for node in NODES + STRANGERS:
+            assert (node in self.real) is (node in self.heard)
+        snapshot = self.real.snapshot()
+        assert sorted(snapshot, key=lambda peer: peer.id) == [self.peer[node] for node in sorted(self.peer)]
+        assert [peer.started for peer in snapshot] == sorted(peer.started for peer in snapshot), "oldest first"
+
+
+def test_who_is_live_in_any_order_of_events() -> None:
+    run(PeersMachine, 100)
+
+
+@pytest.fixture
+def peers() -> Peers:
+    peers = Peers(partitions=0, timeout=10.0)
+    peers.hello("a", hello("a"), 0.0)
+    return peers
+
+
+def test_rule_1_live_from_its_hello_and_lost_by_silence(peers: Peers) -> None:
+    """ "A peer is live from its hello; anything heard from it keeps it alive; silent for `timeout` it is lost." """
+    assert "a" in peers
+    peers.heard("a", 8.0)
+    assert peers.tick(17.0) == []
+    assert [left.why for left in peers.tick(18.1)] == ["lost"]
+    assert "a" not in peers
+    assert peers.tick(99.0) == []
+
+
+def test_rule_1_nobody_is_live_without_a_hello() -> None:
+    peers = Peers(partitions=0, timeout=10.0)
+    peers.heard("a", 0.0)
+    assert not peers.heartbeat("a", 3, 0.0)
+    assert "a" not in peers
+
+
+def test_rule_2_a_bye_is_at_once(peers: Peers) -> None:
+    """ "A peer that says bye is gone at once." """
+    assert peers.bye("a") == PeerLeft(Peer("a", "host:a", 0.0), "bye")
+    assert (peers.ids, peers.bye("a")) == (frozenset(), None)
+
+
+def test_rule_3_nobody_is_lost_by_our_own_deafness(peers: Peers) -> None:
+    """ "While this node is deaf nobody is lost: `resume` counts everyone as heard, since the silence was ours." """
+    peers.resume(100.0)
+    assert peers.tick(109.0) == []
+
+
+def test_rule_4_settings_that_cannot_work_are_refused() -> None:
+    """ "A node whose settings cannot work with ours is refused, told once, and never live; it is refused until it
+    leaves."
+    """
+    peers = Peers(partitions=64, timeout=10.0)
+    refused = peers.hello("a", hello("a", partitions=0), 0.0)
+    assert isinstance(refused, PeerRefused)
+    assert refused.id == "a"
+    assert "host:a" in refused.reason
+    assert "Give all nodes of a cluster the same broker URL" in refused.reason
+    assert peers.hello("a", hello("a", partitions=0), 1.0) is None
+    assert peers.heartbeat("a", 1, 1.0), "nor is it asked for a hello"
+    assert "a" not in peers
+    assert peers.refusal == refused.reason
+    peers.bye("a")
+    assert peers.refusal == ""
+    assert isinstance(peers.hello("a", hello("a", partitions=0), 2.0), PeerRefused), "it left, and came back"
+
+
+def test_rule_4_a_refused_node_that_falls_silent_has_left() -> None:
+    peers = Peers(partitions=64, timeout=10.0)
+    peers.hello("a", hello("a", partitions=0), 0.0)
+    peers.heard("a", 8.0)
+    assert peers.tick(17.0) == []
+    assert peers.refusal
+    assert peers.tick(18.1) == [], "it never was a peer"
+    assert not peers.refusal
+
+
+def test_a_flood_of_strangers_takes_no_more_memory_than_its_bound() -> None:
+    peers = Peers(partitions=64, timeout=10.0)
+    for number in range(2000):
+        assert isinstance(peers.hello(f"n{number}", hello("n"), 0.0), PeerRefused)
+    assert len(peers._refused) <= 1024  # pyright: ignore[reportPrivateUsage]  # memory shows nowhere else
+    assert len(peers) == 0
+
+
+def test_rule_5_regroup_names_those_not_heard_yet(peers: Peers) -> None:
+    """ "After an outage `regroup` names the peers not heard yet: those that have not come back, as far as we know." """
+    peers.hello("b", hello("b"), 0.0)
+    peers.hello("c", hello("c"), 0.0)
+    assert peers.awaited == frozenset()
+    peers.regroup()
+    assert peers.awaited == {"a", "b", "c"}
+    peers.heard("a", 1.0)
+    peers.bye("b")
+    assert peers.awaited == {"c"}
+    peers.tick(50.0)
+    assert peers.awaited == frozenset()

@@ -1,0 +1,385 @@
+"""Each state machine of this folder catches the bugs it is there for: twins with one realistic mistake each."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+
+import pytest
+from hypothesis.stateful import RuleBasedStateMachine
+
+from roomcast.core.acks import Acks, Callback
+from roomcast.core.broker import Subject
+from roomcast.core.interest import Interest
+from roomcast.core.outbox import Batch, Entry, Outbox
+from roomcast.core.peers import PeerLeft, Peers
+from roomcast.core.requests import Request, Requests
+from roomcast.core.rooms import Client, Rooms
+from roomcast.core.sequences import Numbering, Reading, Tracking
+from roomcast.core.subjects import Room
+from roomcast.core.wire import Reply
+from tests.core.effort import hunt
+from tests.core.test_acks import AcksMachine
+from tests.core.test_interest import LINGER, InterestMachine
+from tests.core.test_outbox import OutboxMachine
+from tests.core.test_peers import PeersMachine
+from tests.core.test_requests import RequestsMachine
+from tests.core.test_rooms import RoomsMachine
+from tests.core.test_sequences import SequencesMachine
+
+
+def escapes(machine: type[RuleBasedStateMachine], **parts: type[object]) -> bool:
+    """Whether a machine lets a twin pass that takes the place of the real thing."""
+    try:
+        hunt(type("Twin", (machine,), parts))
+    except (AssertionError, LookupError):  # what a shell would trip over counts as caught
+        return False
+    return True
+
+
+class TellsEveryEntry(Rooms):
+    """`enter` says "first" to whoever was not in the room, first or not."""
+
+    def enter(self, namespace: str, client: Client, room: Room) -> bool:
+        new = room not in client.rooms
+        super().enter(namespace, client, room)
+        return new
+
+
+class LeavesGhosts(Rooms):
+    """`remove` forgets the client, but leaves it in one of its rooms."""
+
+    def remove(self, namespace: str, sid: str) -> tuple[Client, Sequence[Room]] | None:
+        client = self.client(namespace, sid)
+        if client is not None and len(client.rooms) > 1:
+            del client.rooms[next(iter(client.rooms))]
+        return super().remove(namespace, sid)
+
+
+class SelectsTwice(Rooms):
+    """A client in two of the rooms is selected for each."""
+
+    def select(self, namespace: str, rooms: Sequence[Room], skip: Collection[str] = ()) -> Iterable[Client]:
+        everyone: Sequence[Room | None] = rooms or (None,)
+        return [one for room in everyone for one in self.members(namespace, room) if one.sid not in skip]
+
+
+class ForgetsOwnRoom(Rooms):
+    """Where somebody else entered the room of a sid, the sid itself is overlooked."""
+
+    def members(self, namespace: str, room: Room | None) -> Collection[Client]:
+        entered = [one for one in super().members(namespace, None) if room in one.rooms]
+        return entered or super().members(namespace, room)
+
+
+@pytest.mark.parametrize("twin", [TellsEveryEntry, LeavesGhosts, SelectsTwice, ForgetsOwnRoom])
+def test_rooms(twin: type[Rooms]) -> None:
+    assert not escapes(RoomsMachine, make=twin)
+
+
+class NoRecheck(Interest):
+    """Who comes back during the linger is forgotten, and the subject unsubscribed under it."""
+
+    def __init__(self, linger: float) -> None:
+        super().__init__(linger)
+        self.left: dict[Subject, float] = {}
+
+    def release(self, subject: Subject, now: float) -> None:
+        super().release(subject, now)
+        self.left[subject] = now
+
+    def to_unsubscribe(self, now: float) -> list[Subject]:
+        due = [subject for subject, left in self.left.items() if now - left >= LINGER and self.active(subject)]
+        super().to_unsubscribe(now)
+        return due
+
+
+class NeverUnsubscribes(Interest):
+    """A subject whose last user left during the subscribe is kept for ever."""
+
+    def __init__(self, linger: float) -> None:
+        super().__init__(linger)
+        self.users: Counter[Subject] = Counter()
+
+    def acquire(self, subject: Subject) -> bool:
+        self.users[subject] += 1
+        return super().acquire(subject)
+
+    def release(self, subject: Subject, now: float) -> None:
+        self.users[subject] -= 1
+        super().release(subject, now)
+
+    def subscribed(self, subjects: Iterable[Subject], now: float) -> None:
+        for subject in subjects:
+            if not self.users[subject]:
+                super().acquire(subject)
+        super().subscribed(subjects, now)
+
+
+class FirstOneOut(Interest):
+    """Not counted: the first user who leaves ends it for all."""
+
+    def __init__(self, linger: float) -> None:
+        super().__init__(linger)
+        self.users: Counter[Subject] = Counter()
+
+    def acquire(self, subject: Subject) -> bool:
+        self.users[subject] += 1
+        return super().acquire(subject)
+
+    def release(self, subject: Subject, now: float) -> None:
+        for _ in range(self.users.pop(subject, 0)):
+            super().release(subject, now)
+
+
+class SubscribesForNobody(Interest):
+    """A subject that nobody wants any more is subscribed all the same."""
+
+    def __init__(self, linger: float) -> None:
+        super().__init__(linger)
+        self.once: list[Subject] = []
+
+    def acquire(self, subject: Subject) -> bool:
+        active = super().acquire(subject)
+        if not active and subject not in self.once:
+            self.once.append(subject)
+        return active
+
+    def to_subscribe(self) -> list[Subject]:
+        return [subject for subject in self.once if not self.active(subject)]
+
+
+@pytest.mark.parametrize("twin", [NoRecheck, NeverUnsubscribes, FirstOneOut, SubscribesForNobody])
+def test_interest(twin: type[Interest]) -> None:
+    assert not escapes(InterestMachine, make=twin)
+
+
+class CountsOneTooMany(Tracking):
+    """The size of a hole is off by one."""
+
+    def read(self, subject: Subject, origin: str, epoch: int, first: int, count: int) -> Reading:
+        reading = super().read(subject, origin, epoch, first, count)
+        return Reading(reading.repeats, reading.missed + 1) if reading.missed else reading
+
+
+class TurnsBack(Tracking):
+    """A repeat turns the count back, so that what follows looks lost, or new again."""
+
+    def read(self, subject: Subject, origin: str, epoch: int, first: int, count: int) -> Reading:
+        reading = super().read(subject, origin, epoch, first, count)
+        if reading.repeats:
+            self.forget_origin(origin)
+            super().read(subject, origin, epoch, first, count)
+        return reading
+
+
+class TrustsNewEpochs(Tracking):
+    """Whatever a new epoch begins with is taken for its first message."""
+
+    def read(self, subject: Subject, origin: str, epoch: int, first: int, count: int) -> Reading:
+        last = self._heard.get(subject, {}).get(origin)
+        new = last is not None and epoch > last.epoch
+        reading = super().read(subject, origin, epoch, first, count)
+        return Reading() if new else reading
+
+
+class SeesHolesInAPause(Tracking):
+    """What nobody here listened to counts as lost."""
+
+    def pause(self, subject: Subject) -> None:
+        for last in self._heard.get(subject, {}).values():
+            last.paused = False
+
+
+class ReusesEpochs(Numbering):
+    """A publisher that forgot a count begins at 1 in an epoch it used before."""
+
+    def next(self, subject: Subject) -> tuple[int, int]:
+        if subject not in self._counts:
+            self._epoch = 1000
+        return super().next(subject)
+
+
+@pytest.mark.parametrize("twin", [CountsOneTooMany, TurnsBack, TrustsNewEpochs, SeesHolesInAPause])
+def test_tracking(twin: type[Tracking]) -> None:
+    assert not escapes(SequencesMachine, tracking=twin)
+
+
+def test_numbering() -> None:
+    assert not escapes(SequencesMachine, numbering=ReusesEpochs)
+
+
+class AwaitsTheDead(Peers):
+    """A peer that was lost is awaited for ever after an outage."""
+
+    def tick(self, now: float) -> list[PeerLeft]:
+        awaited = set(self._awaited)
+        lost = super().tick(now)
+        self._awaited = awaited
+        return lost
+
+
+class DeafToHeartbeats(Peers):
+    """A heartbeat is not taken for a sign of life."""
+
+    def heartbeat(self, node: str, clients: int, now: float) -> bool:
+        before = self._live[node].heard if node in self._live else now
+        known = super().heartbeat(node, clients, now)
+        if node in self._live:
+            self._live[node].heard = before
+        return known
+
+
+class BlamesThePeers(Peers):
+    """Our own deafness is taken for the silence of the peers."""
+
+    def resume(self, now: float) -> None:
+        """Nothing."""
+
+
+class LosesOneAtATime(Peers):
+    """Of several lost peers one is told, and the others vanish."""
+
+    def tick(self, now: float) -> list[PeerLeft]:
+        return super().tick(now)[:1]
+
+
+@pytest.mark.parametrize("twin", [AwaitsTheDead, DeafToHeartbeats, BlamesThePeers, LosesOneAtATime])
+def test_peers(twin: type[Peers]) -> None:
+    assert not escapes(PeersMachine, make=twin)
+
+
+class CountsReplies(Requests):
+    """Waits on a count of replies, so a repeated one stands for a node that never answered."""
+
+    def reply(self, node: str, reply: Reply) -> Request | None:
+        request = self._pending[reply.request]
+        if node in request.replies and request.waiting:
+            request.waiting.pop()
+            request.waiting.add(node)
+        return super().reply(node, reply)
+
+
+class AsksTheUnasked(Requests):
+    """Takes the answer of a node that was not asked."""
+
+    def reply(self, node: str, reply: Reply) -> Request | None:
+        self._pending[reply.request].waiting.add(node)
+        return super().reply(node, reply)
+
+
+class ForgetsTheGone(Requests):
+    """A node that left is not among the missing."""
+
+    def left(self, node: str) -> list[Request]:
+        over = super().left(node)
+        for request in self._pending.values():
+            request.gone.discard(node)
+        return over
+
+
+class StaysAfterItsDeadline(Requests):
+    """A late request is told, and told again."""
+
+    def expire(self, now: float) -> list[Request]:
+        late = super().expire(now)
+        self._pending |= {request.number: request for request in late}
+        return late
+
+
+@pytest.mark.parametrize("twin", [CountsReplies, AsksTheUnasked, ForgetsTheGone, StaysAfterItsDeadline])
+def test_requests(twin: type[Requests]) -> None:
+    assert not escapes(RequestsMachine, make=twin)
+
+
+class ForgetsTheNewest(Acks):
+    """When too many wait, the youngest has to go."""
+
+    def begin(self, callback: Callback, nodes: Collection[str]) -> int:
+        number = super().begin(callback, nodes)
+        if self.forgotten:
+            self._pending = dict(reversed(self._pending.items()))
+        return number
+
+
+class DoneWhenEveryoneSpoke(Acks):
+    """A callback is forgotten when all nodes have spoken, before their clients have."""
+
+    def expect(self, number: int, node: str, sids: Collection[str]) -> None:
+        super().expect(number, node, sids)
+        pending = self._pending.get(number)
+        if pending is not None and not pending.nodes:
+            self.cancel(number)
+
+
+class WaitsForTheDead(Acks):
+    """The clients of a node that left are waited for."""
+
+    def left(self, node: str) -> None:
+        for number, pending in list(self._pending.items()):
+            pending.nodes.discard(node)
+            if not pending.nodes and not pending.clients:
+                self.cancel(number)
+
+
+class AnswersTwice(Acks):
+    """A client's second acknowledgement calls the callback again."""
+
+    def answer(self, number: int, node: str, sid: str) -> Callback | None:
+        pending = self._pending.get(number)
+        callback = super().answer(number, node, sid)
+        if callback is not None and pending is not None and number in self._pending:
+            pending.clients.setdefault(node, set()).add(sid)
+        return callback
+
+
+@pytest.mark.parametrize("twin", [ForgetsTheNewest, DoneWhenEveryoneSpoke, WaitsForTheDead, AnswersTwice])
+def test_acks(twin: type[Acks]) -> None:
+    assert not escapes(AcksMachine, make=twin)
+
+
+class ComesBackLast(Outbox):
+    """What comes back stands behind what came back before it."""
+
+    def give_back(self, batch: Batch) -> None:
+        if self._flying.pop(batch.index, None) is not None:
+            self._returned.append(batch)
+
+
+class FreesTwice(Outbox):
+    """A batch that is confirmed after it came back gives its places free twice."""
+
+    def confirm(self, batch: Batch) -> None:
+        if batch.index not in self._flying:
+            self._free(batch.entries)
+        super().confirm(batch)
+
+
+class DropsInSilence(Outbox):
+    """One of those given up is not handed over."""
+
+    def evict(self, size: int) -> list[Entry]:
+        return super().evict(size)[1:]
+
+
+class GathersASubject(Outbox):
+    """A message is moved past one of another subject to fill a batch."""
+
+    def take(self) -> Batch | None:
+        batch = super().take()
+        if batch is not None and self._queue and len(self._queue) > 1:
+            later = self._queue[1]
+            if later.subject == batch.subject != self._queue[0].subject and len(self._flying) == 1:
+                self._queue.remove(later)
+                batch.entries = [*batch.entries, later]
+        return batch
+
+
+class NeverTooOld(Outbox):
+    """What came back from the broker is kept, however old it is."""
+
+    def expire(self, now: float) -> list[Entry]:
+        return [] if self._returned else super().expire(now)
+
+
+@pytest.mark.parametrize("twin", [ComesBackLast, FreesTwice, DropsInSilence, GathersASubject, NeverTooOld])
+def test_outbox(twin: type[Outbox]) -> None:
+    assert not escapes(OutboxMachine, make=twin)
