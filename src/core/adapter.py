@@ -15,24 +15,21 @@ import asyncio
 import inspect
 import logging
 import os
-import re
-import secrets
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Unpack, cast
-
-from socketio.async_manager import AsyncManager
 
 from roomcast.core.acks import Acks, Callback
 from roomcast.core.broker import Subject
+from roomcast.core.clients import NOT_HERE, Clients, addressed
 from roomcast.core.errors import BrokerUnavailable, RoomcastError, WireError
 from roomcast.core.fanout import FanOut
 from roomcast.core.node import GapHook, Health, Node
 from roomcast.core.options import Settings, options
 from roomcast.core.outbox import Entry
 from roomcast.core.packets import Packets, Parts
-from roomcast.core.rooms import Client, Rooms, State
+from roomcast.core.rooms import Client, State
+from roomcast.core.sids import new_sid, owner
 from roomcast.core.subjects import Room, namespace_name, room_name
-from roomcast.core.views import RoomsView
 from roomcast.core.wire import (
     Ack,
     CloseRoom,
@@ -41,22 +38,16 @@ from roomcast.core.wire import (
     Enter,
     Expect,
     Leave,
-    Packet,
     Reply,
     encode_message,
 )
 
 logger = logging.getLogger("roomcast")
 
-_SID = 20  # characters of a sid: six name its node, fourteen are random (84 bits)
-_TAG = 6
-_LOOKS_LIKE_A_SID = re.compile(r"[A-Za-z0-9_-]{20}")
-_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-_NOT_HERE = "sid is not connected to requested namespace"  # python-socketio's own words
 _BACKOFF = 0.1, 2.0  # seconds between attempts of a start in the background: first, longest
 
 
-class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no annotations
+class Adapter(Clients):
     """Joins the clients of this process with those of every other one on the same broker.
 
     Args:
@@ -71,12 +62,8 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
     adapter starts by itself with the first client, in the background, and keeps trying while the broker is away.
     """
 
-    server: Any
-
     def __init__(self, url: str | None = None, **settings: Unpack[Settings]) -> None:
         super().__init__()
-        self._rooms = Rooms()
-        self.rooms = RoomsView(self._rooms)
         self._node = Node(
             url or os.environ.get("ROOMCAST_URL") or "memory://", options(settings), lambda: len(self._rooms)
         )
@@ -87,7 +74,7 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         self._node.on_left = self._acks.left
         self._node.handlers |= {
             Emit: self._on_emit,
-            Expect: self._on_expect,
+            Expect: lambda origin, message: self._acks.expect(message.request, origin, message.sids),
             Ack: self._on_ack,
             Enter: self._on_enter,
             Leave: self._on_leave,
@@ -109,10 +96,13 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
             BrokerUnavailable: no broker answered within `connect_timeout`; calling again is fine.
             BrokerClosed: the adapter was closed.
         """
-        if self._starting is not None and not self._starting.done():
-            await asyncio.shield(self._starting)
-        elif not self._node.running:
-            await self._node.start()
+        if self._starting is None or self._starting.done():
+            if not self._node.running:
+                await self._node.start()
+            return
+        await asyncio.wait({self._starting}, timeout=self._node.settings.connect_timeout)
+        if not self._node.running:
+            raise BrokerUnavailable(self._node.health().reason, broker=self._node.broker_name)
 
     async def aclose(self) -> None:
         """Leave the cluster: flush what was emitted, say bye, disconnect. Idempotent."""
@@ -140,6 +130,25 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         """Call `hook` with a `Gap` whenever something was, or may have been, lost. Usable as a decorator."""
         self._node.gap_hooks.append(hook)
         return hook
+
+    # What the local half tells
+
+    def _first_in(self, namespace: str, room: Room | None) -> None:
+        self._node.subscriber.hear(self._subject_of(namespace, room))
+
+    def _last_out(self, namespace: str, room: Room | None) -> None:
+        self._node.subscriber.ignore(self._subject_of(namespace, room))
+
+    def _went(self, client: Client) -> None:
+        for origin, request in (client.acks or {}).values():
+            if origin == self._node.id:
+                self._acks.gone(request, origin, client.sid)
+            else:
+                self._node.answer(origin, Ack(request, client.sid))
+
+    def _subject_of(self, namespace: str, room: Room | None) -> Subject:
+        subjects = self._node.subjects
+        return subjects.namespace(namespace) if room is None else subjects.room(namespace, room)
 
     # What the server calls: life and connections
 
@@ -178,13 +187,10 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         if self._rooms.by_eio_sid(namespace, eio_sid) is not None:
             return None
         namespace_name(namespace)
-        sid = self._node.id + "".join(secrets.choice(_ALPHABET) for _ in range(_SID - _TAG))
-        subject = self._node.subjects.namespace(namespace)
-        if namespace not in self._rooms.namespaces():
-            self._node.hear(subject)
-        self._rooms.add(namespace, sid, eio_sid)
+        sid = new_sid(self._node.id)
+        self._admit(namespace, sid, eio_sid)
         try:
-            await self._node.heard(subject)
+            await self._node.subscriber.heard(self._subject_of(namespace, None))
         except BaseException:
             self.basic_disconnect(sid, namespace)
             raise
@@ -194,7 +200,7 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         """Mark a client as fully connected."""
         client = self._rooms.client(namespace, sid)
         if client is None:
-            if self._owner(sid) == self._node.id:
+            if owner(sid) == self._node.id:
                 return sid  # it went away while its connect handler ran
             admitted = await self.pre_connect(sid, namespace)  # the sid of an Engine.IO connection
             if admitted is None:
@@ -205,34 +211,6 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
             # the connection was lost while the connect handler ran: the server has ignored that
             self._node.spawn(self.server._handle_disconnect(client.eio_sid, namespace))  # noqa: SLF001
         return client.sid
-
-    def is_pre_connected(self, sid: str, namespace: str) -> bool:
-        """Whether a client is waiting for its connect handler."""
-        client = self._rooms.client(namespace, sid)
-        return client is not None and client.state is State.CONNECTING
-
-    def is_connected(self, sid: str, namespace: str) -> bool:
-        """Whether a client of this node is fully connected."""
-        client = self._rooms.client(namespace, sid)
-        return client is not None and client.state is State.CONNECTED
-
-    def sid_from_eio_sid(self, eio_sid: str, namespace: str) -> str | None:
-        """The client of an Engine.IO connection."""
-        client = self._rooms.by_eio_sid(namespace, eio_sid)
-        return None if client is None else client.sid
-
-    def eio_sid_from_sid(self, sid: str, namespace: str) -> str | None:
-        """The Engine.IO connection of a client of this node."""
-        client = self._rooms.client(namespace, sid)
-        return None if client is None else client.eio_sid
-
-    def pre_disconnect(self, sid: str, namespace: str) -> str | None:
-        """Mark a client as going away while its disconnect handler runs."""
-        client = self._rooms.client(namespace, sid)
-        if client is None:
-            return None
-        client.state = State.DISCONNECTING
-        return client.eio_sid
 
     async def can_disconnect(self, sid: str, namespace: str) -> bool:
         """Whether the server shall disconnect the client itself; a client elsewhere is disconnected there.
@@ -258,26 +236,10 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         else:
             await self._disconnect_elsewhere(sid, namespace)
 
-    def basic_disconnect(self, sid: str, namespace: str, **_kwargs: Any) -> None:
-        """Forget a client of this node, its rooms and what it owes."""
-        client = self._rooms.client(namespace, sid)
-        if client is None:
-            return
-        for room in tuple(client.rooms):
-            self.basic_leave_room(sid, namespace, room)
-        self._rooms.remove(namespace, sid)
-        if namespace not in self._rooms.namespaces():
-            self._node.ignore(self._node.subjects.namespace(namespace))
-        for origin, request in (client.acks or {}).values():
-            if origin == self._node.id:
-                self._acks.gone(request, origin, sid)
-            else:
-                self._node.answer(origin, Ack(request, sid))
-
     async def _disconnect_elsewhere(self, sid: str, namespace: str) -> None:
-        owner = self._owner(sid)
-        if owner in self._node.peers:
-            await self._node.request(owner, lambda number: Disconnect(number, namespace, sid))
+        node = owner(sid)
+        if node in self._node.peers:
+            await self._node.request(node, lambda number: Disconnect(number, namespace, sid))
 
     def _on_disconnect(self, origin: str, message: Disconnect) -> None:
         self._node.spawn(self._disconnect_for(origin, message))
@@ -303,16 +265,16 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         """
         room = room_name(room)
         if self._rooms.client(namespace, sid) is None:
-            owner = self._owner(sid)
-            if owner not in self._node.peers:
-                raise ValueError(_NOT_HERE)
-            reply = await self._node.request(owner, lambda number: Enter(number, namespace, sid, room))
+            node = owner(sid)
+            if node not in self._node.peers:
+                raise ValueError(NOT_HERE)
+            reply = await self._node.request(node, lambda number: Enter(number, namespace, sid, room))
             if reply.error:
                 raise ValueError(reply.error)
             return
         self.basic_enter_room(sid, namespace, room, eio_sid)
         try:
-            await self._node.heard(self._node.subjects.room(namespace, room))
+            await self._node.subscriber.heard(self._subject_of(namespace, room))
         except RoomcastError:  # the broker refuses the subject, whatever is tried
             self.basic_leave_room(sid, namespace, room)
             raise
@@ -327,8 +289,8 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         room = room_name(room)
         if self._rooms.client(namespace, sid) is not None:
             self.basic_leave_room(sid, namespace, room)
-        elif (owner := self._owner(sid)) in self._node.peers:
-            await self._node.request(owner, lambda number: Leave(number, namespace, sid, room))
+        elif (node := owner(sid)) in self._node.peers:
+            await self._node.request(node, lambda number: Leave(number, namespace, sid, room))
 
     async def close_room(self, room: Room, namespace: str | None = None) -> None:
         """Take everyone out of a room, on every node, in order with what this node emits.
@@ -347,49 +309,6 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
             raise
         self._node.publisher.put(self._node.subjects.room(namespace, room), message)
 
-    def basic_enter_room(self, sid: str, namespace: str, room: Room | None, eio_sid: str | None = None) -> None:  # noqa: ARG002
-        """Put a client of this node into a room, without waiting for the room to be heard."""
-        client = self._rooms.client(namespace, sid)
-        if client is None:
-            raise ValueError(_NOT_HERE)
-        if room is None or room == sid:
-            return  # everyone is in the namespace, and in the room of their own sid
-        if self.is_sid_room(namespace, room):
-            raise ValueError("cannot enter a sid room")
-        if self._rooms.enter(namespace, client, room):
-            self._node.hear(self._node.subjects.room(namespace, room))
-
-    def basic_leave_room(self, sid: str, namespace: str, room: Room | None) -> None:
-        """Take a client of this node out of a room."""
-        client = self._rooms.client(namespace, sid)
-        if client is not None and room is not None and self._rooms.leave(namespace, client, room):
-            self._node.ignore(self._node.subjects.room(namespace, room))
-
-    def basic_close_room(self, room: Room, namespace: str) -> None:
-        """Take every client of this node out of a room."""
-        if self.is_sid_room(namespace, room):
-            raise ValueError("cannot close a sid room")
-        for client in tuple(self._rooms.members(namespace, room)):
-            self.basic_leave_room(client.sid, namespace, room)
-
-    def is_sid_room(self, namespace: str, room: Room | None) -> bool:
-        """Whether a room is a local client's own."""
-        return self._rooms.client(namespace, room) is not None
-
-    def get_rooms(self, sid: str, namespace: str) -> list[Room]:
-        """The rooms of a client of this node, its own first."""
-        client = self._rooms.client(namespace, sid)
-        return [] if client is None else [sid, *client.rooms]
-
-    def get_namespaces(self) -> Sequence[str]:  # pyright: ignore[reportIncompatibleMethodOverride]  # dict_keys
-        """The namespaces with a client on this node."""
-        return tuple(self._rooms.namespaces())
-
-    def get_participants(self, namespace: str, room: Any) -> Generator[tuple[str, str], None, None]:
-        """The clients of this node in a room, in any of several, or in the namespace (None): (sid, eio_sid)."""
-        for client in tuple(self._rooms.select(namespace, _rooms(room))):
-            yield client.sid, client.eio_sid
-
     def _on_enter(self, origin: str, message: Enter) -> None:
         try:
             self.basic_enter_room(message.sid, message.namespace, message.room)
@@ -400,7 +319,7 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
 
     async def _entered(self, origin: str, message: Enter) -> None:
         try:
-            await self._node.heard(self._node.subjects.room(message.namespace, message.room))
+            await self._node.subscriber.heard(self._subject_of(message.namespace, message.room))
         except RoomcastError as exc:
             self.basic_leave_room(message.sid, message.namespace, message.room)
             self._node.answer(origin, Reply(message.request, error=str(exc)))
@@ -447,40 +366,33 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
             PublishUnconfirmed: only with `confirm`: other nodes may or may not have got it.
         """
         namespace = namespace_name(namespace or "/")
-        rooms = _rooms(to if to is not None else room)
+        rooms = addressed(to if to is not None else room)
         skip = _sids(skip_sid)
         packet = self._packets.event(event, _arguments(data), namespace)
         subject = None if kwargs.get("ignore_queue") else self._subject(namespace, rooms, ack=callback is not None)
         if callback is None:
-            entry = await self._send(namespace, rooms, skip, packet, subject)
+            entry = await self._send(Emit(namespace, rooms, packet, skip), subject)
         else:
             request = self._acks.begin(callback, self._ackers(rooms, subject))
             try:
-                entry = await self._send(namespace, rooms, skip, packet, subject, request)
+                entry = await self._send(Emit(namespace, rooms, packet, skip, request), subject)
             except BaseException:
                 self._acks.cancel(request)
                 raise
         if entry is not None and self._node.settings.confirm:
             await self._node.publisher.confirmed(entry, self._node.settings.emit_timeout)
 
-    async def _send(
-        self,
-        namespace: str,
-        rooms: tuple[Room, ...],
-        skip: tuple[str, ...],
-        packet: Packet,
-        subject: Subject | None,
-        request: int = 0,
-    ) -> Entry | None:
+    async def _send(self, emit: Emit, subject: Subject | None) -> Entry | None:
         """Rule 1: a place first, then the local clients and the outbox in one go."""
-        message = b""
+        publisher = self._node.publisher
         if subject is None:
-            await self._node.publisher.turn()
-        else:
-            message = encode_message(Emit(namespace, rooms, packet, skip, request))
-            await self._node.publisher.reserve(len(message))
-        self._deliver(namespace, rooms, skip, packet.parts, self._node.id, request)
-        return None if subject is None else self._node.publisher.put(subject, message)
+            await publisher.turn()
+            self._deliver(self._node.id, emit, emit.packet.parts)
+            return None
+        message = encode_message(emit)
+        await publisher.reserve(len(message))
+        self._deliver(self._node.id, emit, emit.packet.parts)
+        return publisher.put(subject, message)
 
     async def trigger_callback(self, sid: str, id: int, data: Sequence[Any]) -> None:  # noqa: A002 - socketio's name
         """Called by the server with a client's acknowledgement (rule 4)."""
@@ -502,32 +414,25 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         else:
             self._node.answer(origin, Ack(request, sid, self._packets.ack(data, namespace, request)))
 
-    def _deliver(
-        self,
-        namespace: str,
-        rooms: tuple[Room, ...],
-        skip: tuple[str, ...],
-        parts: Parts,
-        origin: str,
-        request: int,
-    ) -> None:
+    def _deliver(self, origin: str, emit: Emit, parts: Parts) -> None:
         """Hand a packet to the clients of this node that are addressed."""
         if self._fanout is None:
             return
-        clients: Iterable[Client] = self._rooms.select(namespace, rooms, skip)
-        if not request:
+        clients = self._rooms.select(emit.namespace, emit.rooms, emit.skip)
+        if not emit.request:
             self._fanout.send(clients, parts)
             return
         asked = list(clients)
+        sids = tuple(client.sid for client in asked)
         if origin == self._node.id:
-            self._acks.expect(request, origin, [client.sid for client in asked])
+            self._acks.expect(emit.request, origin, sids)
         else:
-            self._node.answer(origin, Expect(request, tuple(client.sid for client in asked)))
+            self._node.answer(origin, Expect(emit.request, sids))
         for client in asked:
             number = next(client.next_ack)
             client.acks = client.acks or {}
-            client.acks[number] = (origin, request)
-            self._fanout.send((client,), self._packets.with_id(parts, namespace, number))
+            client.acks[number] = (origin, emit.request)
+            self._fanout.send((client,), self._packets.with_id(parts, emit.namespace, number))
 
     def _on_emit(self, origin: str, message: Emit) -> None:
         try:
@@ -536,10 +441,7 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
             if message.request:
                 self._node.answer(origin, Expect(message.request, ()))
             raise
-        self._deliver(message.namespace, message.rooms, message.skip, parts, origin, message.request)
-
-    def _on_expect(self, origin: str, message: Expect) -> None:
-        self._acks.expect(message.request, origin, message.sids)
+        self._deliver(origin, message, parts)
 
     def _on_ack(self, origin: str, message: Ack) -> None:
         if message.packet is None:
@@ -557,36 +459,20 @@ class Adapter(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         everyone = subjects.control if ack else subjects.namespace(namespace)
         if len(rooms) != 1:
             return everyone
-        owner = self._owner(rooms[0])
-        if not owner:
+        node = owner(rooms[0])
+        if not node:
             return subjects.control if ack else subjects.room(namespace, rooms[0])
-        if owner == self._node.id:
+        if node == self._node.id:
             return None  # a client of this node, here or gone
         # a sid of a node that has not said hello yet, or a room that looks like one: both are found everywhere
-        return subjects.inbox(owner) if owner in self._node.peers else everyone
+        return subjects.inbox(node) if node in self._node.peers else everyone
 
     def _ackers(self, rooms: tuple[Room, ...], subject: Subject | None) -> set[str]:
         """The nodes that will say which clients they reached."""
         if subject is None:
             return {self._node.id}
-        owner = self._owner(rooms[0]) if len(rooms) == 1 else ""
-        return {self._node.id, owner} if owner in self._node.peers else {self._node.id, *self._node.peers.ids}
-
-    @staticmethod
-    def _owner(sid: object) -> str:
-        """The id of the node that gave out a sid; empty for what does not look like one."""
-        return sid[:_TAG] if isinstance(sid, str) and _LOOKS_LIKE_A_SID.fullmatch(sid) else ""
-
-
-def _rooms(room: Any) -> tuple[Room, ...]:
-    if room is None:
-        return ()
-    if isinstance(room, (list, tuple, set, frozenset)):
-        rooms = tuple(dict.fromkeys(room_name(item) for item in cast("Iterable[object]", room)))
-        if not rooms:
-            raise ValueError("An empty list of rooms addresses nobody; None addresses everyone.")
-        return rooms
-    return (room_name(room),)
+        node = owner(rooms[0]) if len(rooms) == 1 else ""
+        return {self._node.id, node} if node in self._node.peers else {self._node.id, *self._node.peers.ids}
 
 
 def _sids(skip: Any) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ class FanOut:
         self._server = server
         self._limit = limit
         self._stats = stats
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: dict[str, asyncio.Task[None]] = {}
 
     def send(self, clients: Iterable[Client], parts: Parts) -> None:
         """Put a packet into the queue of each client (rule 1)."""
@@ -64,6 +64,8 @@ class FanOut:
             if socket is None or socket.closed or socket.closing:
                 continue
             queue = socket.queue
+            if self._closing and client.eio_sid in self._closing:
+                continue
             if queue.qsize() >= self._limit:
                 self._cut(client, socket)
                 continue
@@ -91,8 +93,8 @@ class FanOut:
             queue.task_done()
         queue.put_nowait(None)  # ends the writer, which closes the connection
         task = asyncio.ensure_future(_close(self._server, socket))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        self._closing[client.eio_sid] = task
+        task.add_done_callback(lambda _: self._closing.pop(client.eio_sid, None))
 
 
 async def _close(server: Any, socket: Any) -> None:

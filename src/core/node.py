@@ -4,37 +4,34 @@
    nothing behind; it may be called again.
 2. Everything received is opened, put in order and handed to the handler of its kind. Nothing that arrives can
    end the receive loop: what cannot be read is counted and logged once per kind, a handler that fails is logged.
-3. `hear` and `ignore` count the users of a subject. Subscriptions asked for in one tick share one round trip, and
-   `heard` returns once the subject is delivered here, or will be as soon as the link is back.
-4. After an outage publishing waits until every peer has given a sign of life, at most `regroup_timeout`: what is
+3. After an outage publishing waits until every peer has given a sign of life, at most `regroup_timeout`: what is
    sent before a peer has resubscribed is lost to it.
-5. A gap is counted, logged and told to every hook, whatever its cause.
+4. A gap is counted, logged and told to every hook, whatever its cause.
 """
 
 import asyncio
 import inspect
 import logging
 import os
-import secrets
 import socket
 import time
-from base64 import urlsafe_b64encode
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 from roomcast.core.broker import Broker, Delivery, Gap, Subject
-from roomcast.core.errors import BrokerClosed, BrokerError, BrokerUnavailable, RequestTimeout, RoomcastError, WireError
-from roomcast.core.interest import Interest
+from roomcast.core.errors import BrokerClosed, RequestTimeout, WireError
 from roomcast.core.options import Options
 from roomcast.core.peers import PeerJoined, PeerLeft, PeerRefused, Peers
 from roomcast.core.publisher import Publisher
 from roomcast.core.registry import open_broker
 from roomcast.core.requests import Request, Requests
 from roomcast.core.sequences import Tracking
+from roomcast.core.sids import new_node
 from roomcast.core.stats import Stats
 from roomcast.core.subjects import Subjects
+from roomcast.core.subscriber import Subscriber
 from roomcast.core.wire import (
     Bye,
     Heartbeat,
@@ -87,7 +84,7 @@ class Node:
     """
 
     def __init__(self, url: str, settings: Options, clients: Callable[[], int]) -> None:
-        self.id = urlsafe_b64encode(secrets.token_bytes(5))[:6].decode("ascii")
+        self.id = new_node()
         self._url = url
         self._clients = clients
         self._broker, self.settings = open_broker(url, settings, self.id)
@@ -113,10 +110,8 @@ class Node:
             stats=self.stats,
             tell=self._tell,
         )
-        self._interest = Interest(self.settings.linger)
-        self._barriers: dict[Subject, asyncio.Future[None]] = {}
-        self._interest_changed = asyncio.Event()
         self._tracking = Tracking()
+        self.subscriber = Subscriber(self.settings.linger, dropped=self._tracking.pause, fault=self.fault)
         self._requests = Requests()
         self._answers: dict[int, asyncio.Future[None]] = {}
         self._always = frozenset({self.subjects.control, self.subjects.inbox(self.id)})
@@ -157,12 +152,11 @@ class Node:
         self.publisher.attach(broker)
         self._loops = [
             self._spawn_loop("receive", self._receive(broker)),
-            self._spawn_loop("interest", self._keep_interest(broker)),
+            self._spawn_loop("subscribe", self.subscriber.run(broker)),
             self._spawn_loop("clock", self._keep_time()),
         ]
         self._hello(self.subjects.control, answer=True)
         self.publisher.release()
-        self._interest_changed.set()
         logger.info("roomcast: node %s (%s) joined by %s", self.id, self.name, self.broker_name)
 
     async def aclose(self) -> None:
@@ -179,9 +173,7 @@ class Node:
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(BrokerClosed("The adapter was closed.", broker=self.broker_name))
-        for barrier in self._barriers.values():
-            if not barrier.done():
-                barrier.set_result(None)
+        self.subscriber.close()
         await self._broker.aclose()
         own = asyncio.current_task()
         tasks = [task for task in (*self._loops, *self._tasks) if task is not own]
@@ -232,74 +224,6 @@ class Node:
         self.stats.faults += 1
         logger.error("roomcast: %s", what, exc_info=error)
 
-    # Interest (rule 3)
-
-    def hear(self, subject: Subject) -> None:
-        """One more user of a subject."""
-        if not self._interest.acquire(subject):
-            self._interest_changed.set()
-
-    def ignore(self, subject: Subject) -> None:
-        """One user of a subject less."""
-        self._interest.release(subject, time.monotonic())
-        self._interest_changed.set()
-
-    async def heard(self, subject: Subject) -> None:
-        """Wait until what is published on the subject from now on arrives here (rule 3).
-
-        Raises:
-            RoomcastError: the broker refuses the subscription.
-        """
-        if self.running and not self._interest.active(subject):
-            barrier = self._barriers.get(subject)
-            if barrier is None:
-                barrier = self._barriers[subject] = asyncio.get_running_loop().create_future()
-            self._interest_changed.set()
-            await asyncio.shield(barrier)
-
-    async def _keep_interest(self, broker: Broker) -> None:
-        while True:
-            deadline = self._interest.next_deadline()
-            delay = None if deadline is None else max(0.0, deadline - time.monotonic())
-            try:
-                async with asyncio.timeout(delay):
-                    await self._interest_changed.wait()
-            except TimeoutError:
-                pass
-            self._interest_changed.clear()
-            await self._subscribe(broker)
-            due = self._interest.to_unsubscribe(time.monotonic())
-            if due:
-                for subject in due:
-                    self._tracking.pause(subject)
-                await self._quietly(broker.unsubscribe(due))
-
-    async def _subscribe(self, broker: Broker) -> None:
-        subjects = self._interest.to_subscribe()
-        if not subjects:
-            return
-        try:
-            await broker.subscribe(subjects)
-        except BrokerUnavailable:
-            pass  # the broker keeps them and restores them with the link
-        except RoomcastError as exc:
-            self.fault(f"the broker refuses {len(subjects)} subscriptions", exc)
-            self._lift(subjects, exc)
-            asyncio.get_running_loop().call_later(_AGAIN, self._interest_changed.set)
-            return
-        self._interest.subscribed(subjects, time.monotonic())
-        self._lift(subjects, None)
-
-    def _lift(self, subjects: list[Subject], error: RoomcastError | None) -> None:
-        for subject in subjects:
-            barrier = self._barriers.pop(subject, None)
-            if barrier is None or barrier.done():
-                continue
-            if error is None:
-                barrier.set_result(None)
-            else:
-                barrier.set_exception(error)
-
     # Receiving (rule 2)
 
     async def _receive(self, broker: Broker) -> None:
@@ -322,7 +246,7 @@ class Node:
 
     def _on_delivery(self, delivery: Delivery) -> None:
         subject = delivery.subject
-        if subject not in self._always and not self._interest.active(subject):
+        if subject not in self._always and not self.subscriber.active(subject):
             return  # in flight while the subject was given up
         try:
             envelope = self.wire.open(subject, delivery.payload, time.time_ns() // 1000)
@@ -370,7 +294,7 @@ class Node:
             self._logged.add(error.kind)
             logger.warning("roomcast: %s More of this kind (%s) is only counted.", error, error.kind)
 
-    # Gaps (rules 4 and 5)
+    # Gaps (rules 3 and 4)
 
     def _on_gap(self, gap: Gap) -> None:
         if gap.reason == "disconnected":
@@ -539,12 +463,6 @@ class Node:
         answer = self._answers.get(request.number)
         if answer is not None and not answer.done():
             answer.set_result(None)
-
-    async def _quietly(self, call: Awaitable[None]) -> None:
-        try:
-            await call
-        except BrokerError as exc:
-            logger.warning("roomcast: %s", exc)
 
 
 async def _await(result: Awaitable[None]) -> None:

@@ -31,7 +31,7 @@ VERSION = 1
 _PLAIN, _SIGNED = bytes((VERSION, 0)), bytes((VERSION, 1))
 _MAC = 32  # bytes of a signature
 _SECRET = 16  # bytes of the shortest secret that is worth the name
-OVERHEAD = 2 + _MAC + 64
+OVERHEAD = 2 + _MAC + 72
 """Bytes an envelope adds to its messages, at most."""
 
 NodeId = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{1,32}\Z")]  # it becomes part of a subject

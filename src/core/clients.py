@@ -1,0 +1,144 @@
+"""The local half of the manager: what a python-socketio server asks about the clients of its own process.
+
+1. Nothing here waits, and nothing here knows of other nodes.
+2. `basic_enter_room`, `basic_leave_room` and `basic_disconnect` are the only ways in and out of a room;
+   python-socketio's instrumentation for the Admin UI replaces them on the instance, so they are called through it.
+3. The subclass is told of the first member in and the last one out, and of each client that went.
+"""
+
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any, cast
+
+from socketio.async_manager import AsyncManager
+
+from roomcast.core.rooms import Client, Rooms, State
+from roomcast.core.subjects import Room, room_name
+from roomcast.core.views import RoomsView
+
+NOT_HERE = "sid is not connected to requested namespace"  # python-socketio's own words
+
+
+class Clients(AsyncManager):  # type: ignore[misc]  # python-socketio has no annotations
+    """Who is connected to this process, and in which rooms."""
+
+    server: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rooms = Rooms()
+        self.rooms = RoomsView(self._rooms)
+
+    def _first_in(self, namespace: str, room: Room | None) -> None:
+        """A room, or a namespace (None), has its first local member (rule 3)."""
+
+    def _last_out(self, namespace: str, room: Room | None) -> None:
+        """A room, or a namespace (None), has lost its last local member (rule 3)."""
+
+    def _went(self, client: Client) -> None:
+        """A client is gone (rule 3)."""
+
+    def _admit(self, namespace: str, sid: str, eio_sid: str) -> None:
+        """Take in a new client."""
+        if namespace not in self._rooms.namespaces():
+            self._first_in(namespace, None)
+        self._rooms.add(namespace, sid, eio_sid)
+
+    def is_pre_connected(self, sid: str, namespace: str) -> bool:
+        """Whether a client is waiting for its connect handler."""
+        client = self._rooms.client(namespace, sid)
+        return client is not None and client.state is State.CONNECTING
+
+    def is_connected(self, sid: str, namespace: str) -> bool:
+        """Whether a client of this node is fully connected."""
+        client = self._rooms.client(namespace, sid)
+        return client is not None and client.state is State.CONNECTED
+
+    def sid_from_eio_sid(self, eio_sid: str, namespace: str) -> str | None:
+        """The client of an Engine.IO connection."""
+        client = self._rooms.by_eio_sid(namespace, eio_sid)
+        return None if client is None else client.sid
+
+    def eio_sid_from_sid(self, sid: str, namespace: str) -> str | None:
+        """The Engine.IO connection of a client of this node."""
+        client = self._rooms.client(namespace, sid)
+        return None if client is None else client.eio_sid
+
+    def pre_disconnect(self, sid: str, namespace: str) -> str | None:
+        """Mark a client as going away while its disconnect handler runs."""
+        client = self._rooms.client(namespace, sid)
+        if client is None:
+            return None
+        client.state = State.DISCONNECTING
+        return client.eio_sid
+
+    def basic_disconnect(self, sid: str, namespace: str, **_kwargs: Any) -> None:
+        """Forget a client of this node, its rooms and what it owes."""
+        client = self._rooms.client(namespace, sid)
+        if client is None:
+            return
+        for room in tuple(client.rooms):
+            self.basic_leave_room(sid, namespace, room)
+        self._rooms.remove(namespace, sid)
+        if namespace not in self._rooms.namespaces():
+            self._last_out(namespace, None)
+        self._went(client)
+
+    def basic_enter_room(self, sid: str, namespace: str, room: Room | None, eio_sid: str | None = None) -> None:  # noqa: ARG002
+        """Put a client of this node into a room, without waiting for the room to be heard."""
+        client = self._rooms.client(namespace, sid)
+        if client is None:
+            raise ValueError(NOT_HERE)
+        if room is None or room == sid:
+            return  # everyone is in the namespace, and in the room of their own sid
+        if self.is_sid_room(namespace, room):
+            raise ValueError("cannot enter a sid room")
+        if self._rooms.enter(namespace, client, room):
+            self._first_in(namespace, room)
+
+    def basic_leave_room(self, sid: str, namespace: str, room: Room | None) -> None:
+        """Take a client of this node out of a room."""
+        client = self._rooms.client(namespace, sid)
+        if client is not None and room is not None and self._rooms.leave(namespace, client, room):
+            self._last_out(namespace, room)
+
+    def basic_close_room(self, room: Room, namespace: str) -> None:
+        """Take every client of this node out of a room."""
+        if self.is_sid_room(namespace, room):
+            raise ValueError("cannot close a sid room")
+        for client in tuple(self._rooms.members(namespace, room)):
+            self.basic_leave_room(client.sid, namespace, room)
+
+    def is_sid_room(self, namespace: str, room: Room | None) -> bool:
+        """Whether a room is a local client's own."""
+        return self._rooms.client(namespace, room) is not None
+
+    def get_rooms(self, sid: str, namespace: str) -> list[Room]:
+        """The rooms of a client of this node, its own first."""
+        client = self._rooms.client(namespace, sid)
+        return [] if client is None else [sid, *client.rooms]
+
+    def get_namespaces(self) -> Sequence[str]:  # pyright: ignore[reportIncompatibleMethodOverride]  # dict_keys
+        """The namespaces with a client on this node."""
+        return tuple(self._rooms.namespaces())
+
+    def get_participants(self, namespace: str, room: Any) -> Generator[tuple[str, str], None, None]:
+        """The clients of this node in a room, in any of several, or in the namespace (None): (sid, eio_sid)."""
+        for client in tuple(self._rooms.select(namespace, addressed(room))):
+            yield client.sid, client.eio_sid
+
+
+def addressed(room: Any) -> tuple[Room, ...]:
+    """The rooms that an application names: one, several, or, with None, the whole namespace.
+
+    Raises:
+        TypeError: one of them is not named by text or an integer.
+        ValueError: the list is empty.
+    """
+    if room is None:
+        return ()
+    if isinstance(room, (list, tuple, set, frozenset)):
+        rooms = tuple(dict.fromkeys(room_name(item) for item in cast("Iterable[object]", room)))
+        if not rooms:
+            raise ValueError("An empty list of rooms addresses nobody; None addresses everyone.")
+        return rooms
+    return (room_name(room),)

@@ -1,0 +1,127 @@
+"""The subscribing half of a node: asks the broker for what the interest table wants, and says when it is heard.
+
+1. `hear` and `ignore` count the users of a subject and never wait.
+2. Subscriptions asked for in one tick share one round trip; one call to the broker is under way at a time, so a
+   subscribe and an unsubscribe of one subject cannot cross.
+3. `heard` returns once what is published on the subject from now on arrives here. Without a link it returns too:
+   the broker keeps the subject and restores it with the link, and the gap says what that means.
+4. What the broker refuses is told to whoever waits for it, and asked for again a second later while it is wanted.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from roomcast.core.broker import Broker, Subject
+from roomcast.core.errors import BrokerError, BrokerUnavailable, RoomcastError
+from roomcast.core.interest import Interest
+
+logger = logging.getLogger("roomcast")
+
+_AGAIN = 1.0  # seconds until what was refused is asked for again
+
+
+class Subscriber:
+    """Subscribes for one node.
+
+    Args:
+        linger: see `Interest`.
+        dropped: told of each subject that is not heard any more.
+        fault: told of what the broker refuses.
+    """
+
+    def __init__(
+        self, linger: float, *, dropped: Callable[[Subject], None], fault: Callable[[str, BaseException], None]
+    ) -> None:
+        self._interest = Interest(linger)
+        self._dropped = dropped
+        self._fault = fault
+        self._barriers: dict[Subject, asyncio.Future[None]] = {}
+        self._changed = asyncio.Event()
+        self._running = False
+
+    def hear(self, subject: Subject) -> None:
+        """One more user of a subject (rule 1)."""
+        if not self._interest.acquire(subject):
+            self._changed.set()
+
+    def ignore(self, subject: Subject) -> None:
+        """One user of a subject less (rule 1)."""
+        self._interest.release(subject, time.monotonic())
+        self._changed.set()
+
+    def active(self, subject: Subject) -> bool:
+        """Whether what arrives on the subject is for us."""
+        return self._interest.active(subject)
+
+    async def heard(self, subject: Subject) -> None:
+        """Wait until the subject is heard (rule 3).
+
+        Raises:
+            RoomcastError: the broker refuses the subscription.
+        """
+        if self._running and not self._interest.active(subject):
+            barrier = self._barriers.get(subject)
+            if barrier is None:
+                barrier = self._barriers[subject] = asyncio.get_running_loop().create_future()
+            self._changed.set()
+            await asyncio.shield(barrier)
+
+    async def run(self, broker: Broker) -> None:
+        """Keep the broker's subscriptions as the table wants them, until cancelled."""
+        self._running = True
+        self._changed.set()
+        while True:
+            deadline = self._interest.next_deadline()
+            delay = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                async with asyncio.timeout(delay):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            self._changed.clear()
+            await self._subscribe(broker)
+            await self._unsubscribe(broker)
+
+    def close(self) -> None:
+        """Nobody waits any longer."""
+        self._running = False
+        self._lift(list(self._barriers), None)
+
+    async def _subscribe(self, broker: Broker) -> None:
+        subjects = self._interest.to_subscribe()
+        if not subjects:
+            return
+        try:
+            await broker.subscribe(subjects)
+        except BrokerUnavailable:
+            pass  # the broker keeps them and restores them with the link
+        except RoomcastError as exc:
+            self._fault(f"the broker refuses {len(subjects)} subscriptions", exc)
+            self._lift(subjects, exc)
+            asyncio.get_running_loop().call_later(_AGAIN, self._changed.set)
+            return
+        self._interest.subscribed(subjects, time.monotonic())
+        self._lift(subjects, None)
+
+    async def _unsubscribe(self, broker: Broker) -> None:
+        due = self._interest.to_unsubscribe(time.monotonic())
+        if not due:
+            return
+        for subject in due:
+            self._dropped(subject)
+        try:
+            await broker.unsubscribe(due)
+        except BrokerError as exc:
+            logger.warning("roomcast: %s", exc)
+
+    def _lift(self, subjects: list[Subject], error: RoomcastError | None) -> None:
+        for subject in subjects:
+            barrier = self._barriers.pop(subject, None)
+            if barrier is None or barrier.done():
+                continue
+            if error is None:
+                barrier.set_result(None)
+            else:
+                barrier.set_exception(error)
