@@ -1,0 +1,39 @@
+"""A cluster of whole nodes over each broker."""
+
+import gc
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+
+from tests.adapter.servers import Cluster, serving
+from tests.services import SharedBrokers
+
+SCHEMES = ("memory", "redis", "nats", "amqp")
+
+
+def broker_url(scheme: str, brokers: SharedBrokers) -> str:
+    """A shared broker of the scheme; a memory broker of this test alone."""
+    return f"memory://m{uuid4().hex[:12]}" if scheme == "memory" else brokers.url(scheme)
+
+
+@pytest.fixture(params=SCHEMES)
+def scheme(request: pytest.FixtureRequest) -> str:
+    """Every broker in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+async def cluster(scheme: str, shared_brokers: SharedBrokers) -> AsyncIterator[Cluster]:
+    """A cluster on each broker in turn."""
+    async with serving(broker_url(scheme, shared_brokers)) as cluster:
+        yield cluster
+    gc.collect()  # what was not closed is told here, not in a later test
+
+
+@pytest.fixture
+async def alone() -> AsyncIterator[Cluster]:
+    """A cluster on a memory broker, for what no broker can change."""
+    async with serving(f"memory://m{uuid4().hex[:12]}") as cluster:
+        yield cluster
+    gc.collect()
