@@ -74,7 +74,7 @@ class Adapter(Clients):
         self._node.on_left = self._acks.left
         self._node.handlers |= {
             Emit: self._on_emit,
-            Expect: lambda origin, message: self._acks.expect(message.request, origin, message.sids),
+            Expect: self._on_expect,
             Ack: self._on_ack,
             Enter: self._on_enter,
             Leave: self._on_leave,
@@ -443,6 +443,9 @@ class Adapter(Clients):
             raise
         self._deliver(origin, message, parts)
 
+    def _on_expect(self, origin: str, message: Expect) -> None:
+        self._acks.expect(message.request, origin, message.sids)
+
     def _on_ack(self, origin: str, message: Ack) -> None:
         if message.packet is None:
             self._acks.gone(message.request, origin, message.sid)
@@ -480,10 +483,9 @@ def _sids(skip: Any) -> tuple[str, ...]:
         return ()
     if isinstance(skip, str):
         return (skip,)
-    sids = tuple(sid for sid in skip if sid is not None)
-    if not all(isinstance(sid, str) for sid in sids):
+    if not all(isinstance(sid, str) for sid in skip if sid is not None):
         raise TypeError("skip_sid is a sid or a list of sids, and a sid is text.")
-    return sids
+    return tuple(sid for sid in skip if sid is not None)
 
 
 def _arguments(data: Any) -> Sequence[Any]:
