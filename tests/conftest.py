@@ -15,7 +15,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     config.stash[_shared].close()
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
     """Say which brokers the run used, and which were not to be had."""
     sources = config.stash[_shared].sources
     if sources:
