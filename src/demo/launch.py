@@ -45,6 +45,7 @@ class Cluster:
         }
         self._ready: dict[int, asyncio.Event] = {number: asyncio.Event() for number in self.ports}
         self._keepers: list[asyncio.Task[None]] = []
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self._keepers = [asyncio.create_task(self._keep(number)) for number in self.ports]
@@ -82,6 +83,7 @@ class Cluster:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
     async def _keep(self, number: int) -> None:
         """Run one node for ever."""
@@ -114,8 +116,11 @@ class Cluster:
             return await process.wait()
         finally:
             self.ports[number] = None
-            await _end(process)
             del self.pids[number]
+            ending = asyncio.create_task(_end(process))
+            self._ending.add(ending)
+            await asyncio.shield(ending)  # a stop of everything must not leave one half stopped
+            self._ending.discard(ending)
 
 
 async def _port(process: asyncio.subprocess.Process, number: int) -> int:
