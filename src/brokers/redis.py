@@ -31,8 +31,10 @@ _LARGEST = 512 * 1024 * 1024
 """Bytes: what Redis carries in one string, whatever the configuration asks for."""
 _FLUSH = 1.0
 """Seconds that `aclose` waits for the confirmation of what was accepted."""
-_DELAY, _LONGEST_DELAY = 0.05, 1.0
-"""Seconds between attempts to reconnect: the second attempt's, and the cap."""
+_DELAY, _LONGEST_DELAY = 0.05, 0.3
+"""Seconds between attempts to reconnect: the second attempt's, and the cap. Peers wait for the last one to be back."""
+_SETTLED = 1.0
+"""Seconds a link must have lived for the next one to be tried at once."""
 
 
 class RedisBroker:
@@ -194,7 +196,7 @@ class RedisBroker:
             while True:
                 await link.over.wait()
                 await link.aclose()
-                if loop.time() - since > _LONGEST_DELAY:
+                if loop.time() - since > _SETTLED:
                     delay = 0.0
                 while True:
                     await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - only jitter
