@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 from unittest import mock
 
 from roomcast.core.broker import BrokerConfig, Delivery, Gap, Guarantees, Log, Position, Subject
@@ -77,6 +77,8 @@ class FaultyBroker:
         guarantees: as any broker's.
         handed: called with each delivery as the core gets it.
         forgotten: called with the subjects the core unsubscribes.
+        subjects: what the core wants to hear.
+        asked: those of them for which a call of `subscribe` has come back.
         published: payloads that reached the hub.
     """
 
@@ -91,6 +93,7 @@ class FaultyBroker:
         self.handed: Callable[[Delivery], None] = lambda _delivery: None
         self.forgotten: Callable[[Collection[Subject]], None] = lambda _subjects: None
         self.subjects: dict[Subject, None] = {}
+        self.asked: set[Subject] = set()
         self.linked = False
         self.closed = False
         self.published = 0
@@ -141,6 +144,12 @@ class FaultyBroker:
     async def subscribe(self, subjects: Collection[Subject], /) -> None:
         self._check_open()
         self.subjects.update(dict.fromkeys(subjects))
+        try:
+            await self._subscribe(subjects)
+        finally:
+            self.asked.update(subjects)
+
+    async def _subscribe(self, subjects: Collection[Subject]) -> None:
         if not self.linked:
             raise BrokerUnavailable("No link: the subjects are kept.", broker="faulty")
         connection = self._connection
@@ -155,6 +164,7 @@ class FaultyBroker:
         self.forgotten(subjects)
         for subject in subjects:
             self.subjects.pop(subject, None)
+            self.asked.discard(subject)
             self._unroute(subject)
 
     async def receive(self) -> Sequence[Delivery | Gap]:
@@ -347,7 +357,11 @@ def installed(hub: Hub) -> Generator[None, None, None]:
     """While open, `faulty://hub` and `faulty://hub?partitions=8` are brokers as a third-party package adds them."""
 
     def entry_points(**selection: Any) -> Any:
-        return (_EntryPoint(hub),) if selection.get("name") == "faulty" else metadata.entry_points(**selection)
+        return (
+            (_EntryPoint(hub),)
+            if selection.get("name") == "faulty"
+            else cast("Any", metadata.entry_points)(**selection)
+        )
 
     with mock.patch("roomcast.core.registry.entry_points", entry_points):
         yield

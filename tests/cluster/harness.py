@@ -230,3 +230,8 @@ def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
             line.run(test(*args, **kwargs))
 
     return run
+
+
+def numbers(client: SimClient) -> list[int]:
+    """What the events "n" that a client got carried, in order."""
+    return [event[1] for event in client.events if event[0] == "n"]
