@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.demo.running import demo, shown
-from tests.services import required, unavailable
+from tests.services import RedisServer, required, unavailable
 
 try:
     from playwright.async_api import Browser, Page, WebSocket, async_playwright, expect
@@ -22,6 +22,7 @@ except ImportError:
     pytest.skip(missing, allow_module_level=True)
 
 pytestmark = pytest.mark.browser
+expect.set_options(timeout=15_000)  # a browser beside other tests is slow at times
 
 ARTEFACTS = Path(__file__).parents[1] / "artefacts"
 FLAGS = [
@@ -46,10 +47,10 @@ def chromium() -> str:
 
 
 @contextlib.asynccontextmanager
-async def browsing() -> AsyncGenerator[tuple[Browser, str]]:
+async def browsing(*arguments: str) -> AsyncGenerator[tuple[Browser, str]]:
     """A browser, and the address of a demo of three nodes."""
     path = chromium()
-    async with demo("--port", "0", "--nodes", "3") as program, async_playwright() as playwright:
+    async with demo("--port", "0", "--nodes", "3", *arguments) as program, async_playwright() as playwright:
         address, _ = await shown(program)
         browser = await playwright.chromium.launch(executable_path=path, args=FLAGS)
         try:
@@ -182,6 +183,20 @@ async def test_what_people_type_is_shown_as_text() -> None:
             assert await tab.page.locator("#log :is(img, script, i), #rooms i, .meta b b").count() == 0
         ARTEFACTS.mkdir(exist_ok=True)
         await two.page.screenshot(path=ARTEFACTS / "typed-markup.png")
+        assert one.problems + two.problems == []
+
+
+@pytest.mark.fault
+async def test_the_page_shows_a_broker_that_is_away_and_back() -> None:
+    async with RedisServer() as redis, browsing("--broker", redis.url) as (browser, address):
+        one, two = [await Tab.open(browser, address, f"/?node={node}") for node in (1, 1)]
+        await expect(one.page.locator('#nodes [data-state="on"]')).to_have_count(3)
+        await redis.kill()
+        await expect(one.page.locator('#nodes [data-state="off"]')).to_have_count(3)
+        await one.say("still here")  # clients of one node reach each other all the same
+        await two.hears("still here", 1)
+        await redis.start()
+        await expect(one.page.locator('#nodes [data-state="on"]')).to_have_count(3)
         assert one.problems + two.problems == []
 
 

@@ -8,7 +8,7 @@ const $ = (id) => document.getElementById(id);
 
 const wanted = new URLSearchParams(location.search).get("node");
 const socket = io({ transports: ["websocket", "polling"], query: wanted ? { node: wanted } : {} });
-const nodes = new Map(); // number -> { clients, healthy, heard }
+const nodes = new Map(); // number -> its card, and what it said last: { clients, healthy, heard }
 const rooms = new Map([[EVERYONE, room()], ["lobby", room()]]);
 let current = "lobby";
 let here = null; // the number of this tab's node
@@ -30,24 +30,28 @@ function coloured(made, node) {
 
 // Nodes
 
+function card(number) {
+  const dot = element("span", { className: "dot", role: "img" });
+  const [count, words] = [element("strong"), element("span")];
+  const link = element("a", { href: `/?node=${number}`, target: "_blank", rel: "noopener" },
+    element("b", {}, `Node ${number}`), dot, element("span", { className: "clients" }, count, words));
+  link.title = `Open a tab on node ${number}`;
+  link.dataset.node = number;
+  const after = [...nodes].filter(([other]) => other > number).sort(([a], [b]) => a - b)[0]?.[1].link.parentElement;
+  $("nodes").insertBefore(element("li", {}, coloured(link, number)), after ?? null);
+  return { link, dot, count, words };
+}
+
+// Cards are changed in place, because one that is replaced under the pointer loses the click.
 function showNodes() {
-  const cards = [...nodes].sort(([a], [b]) => a - b).map(([number, node]) => {
-    const well = node.healthy && Date.now() - node.heard < STALE;
-    const state = well ? "healthy" : "not heard";
-    const title = element("b", {}, `Node ${number}`);
-    const dot = element("span", { className: "dot", title: state, role: "img", ariaLabel: state });
-    const clients = element("span", { className: "clients" }, element("strong", {}, String(node.clients)),
-      node.clients === 1 ? "client" : "clients", number === here ? " · this tab" : "");
-    const card = element("a", { href: `/?node=${number}`, target: "_blank", rel: "noopener" }, title, dot, clients);
-    card.title = `Open a tab on node ${number}`;
-    card.classList.toggle("here", number === here);
-    card.dataset.state = well ? "on" : "off";
-    card.dataset.node = number;
-    return element("li", {}, coloured(card, number));
-  });
-  const focused = document.activeElement?.dataset?.node; // a card that has the focus keeps it
-  $("nodes").replaceChildren(...cards);
-  if (focused) $("nodes").querySelector(`[data-node="${focused}"]`)?.focus();
+  for (const [number, { link, dot, count, words, clients, healthy, heard }] of nodes) {
+    const well = healthy && Date.now() - heard < STALE;
+    link.dataset.state = well ? "on" : "off";
+    dot.ariaLabel = dot.title = well ? "healthy" : "not heard";
+    count.textContent = clients;
+    words.textContent = (clients === 1 ? "client" : "clients") + (number === here ? " · this tab" : "");
+    link.classList.toggle("here", number === here);
+  }
 }
 
 function showStatus(on, text) {
@@ -143,7 +147,8 @@ socket.on("welcome", async ({ node }) => {
   document.body.dataset.ready = "true";
 });
 socket.on("count", ({ node, clients, healthy }) => {
-  nodes.set(node, { clients, healthy, heard: Date.now() });
+  if (!nodes.has(node)) nodes.set(node, card(node));
+  Object.assign(nodes.get(node), { clients, healthy, heard: Date.now() });
   showNodes();
 });
 socket.on("said", (said) => {
