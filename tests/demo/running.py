@@ -7,6 +7,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,7 +16,9 @@ from tests.waiting import until
 
 
 class Program:
-    """A command in a session of its own: `async with Program([...]) as program:` kills it at the end.
+    """A command in a session of its own: `async with Program([...]) as program:` stops it at the end.
+
+    A test fails when something that it started does not end in time; then it is killed.
 
     Attributes:
         output: what it said so far, on both streams.
@@ -45,10 +48,16 @@ class Program:
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         if self.process.returncode is None:
-            self.process.kill()
-        await self.ended()
-        for pid in self.left():
-            os.kill(pid, signal.SIGKILL)
+            self.process.terminate()
+        try:
+            async with asyncio.timeout(10):
+                await self.ended()
+                await self.nothing_left()
+        finally:
+            for pid in self.left():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            await self.ended()
 
     @property
     def process(self) -> asyncio.subprocess.Process:
