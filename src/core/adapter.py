@@ -97,8 +97,7 @@ class Adapter(Clients):
             BrokerClosed: the adapter was closed.
         """
         if self._starting is None or self._starting.done():
-            if not self._node.running:
-                await self._node.start()
+            await self._node.start()
             return
         await asyncio.wait({self._starting}, timeout=self._node.settings.connect_timeout)
         if not self._node.running:

@@ -1,7 +1,7 @@
 """The one I/O shell of a node: it waits, on the broker and on the clock, and asks the pure modules what to do.
 
 1. `start` returns connected, hearing its inbox and the control subject, or raises `BrokerUnavailable` and leaves
-   nothing behind; it may be called again.
+   nothing behind; it may be called again, and twice at the same time.
 2. Everything received is opened, put in order and handed to the handler of its kind. Nothing that arrives can
    end the receive loop: what cannot be read is counted and logged once per kind, a handler that fails is logged.
 3. After an outage publishing waits until every peer has given a sign of life, at most `regroup_timeout`: what is
@@ -124,6 +124,7 @@ class Node:
         self._gaps_logged: dict[str, float] = {}
         self._regrouping = False
         self._mourned: deque[tuple[float, str]] = deque()
+        self._start_lock = asyncio.Lock()
         self._closed = False
 
     # Life
@@ -136,8 +137,13 @@ class Node:
             BrokerClosed: the node was closed.
             ConfigurationError: the broker will never accept these settings.
         """
-        if self._closed:
-            raise BrokerClosed("The adapter is closed; make a new one.", broker=self.broker_name)
+        async with self._start_lock:
+            if self._closed:
+                raise BrokerClosed("The adapter is closed; make a new one.", broker=self.broker_name)
+            if not self._loops:
+                await self._start()
+
+    async def _start(self) -> None:
         broker = self._broker
         try:
             await broker.start()

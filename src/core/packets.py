@@ -27,15 +27,6 @@ _json_string = msgspec.json.Decoder(str)
 _json_any = msgspec.json.Decoder(list[Any])
 
 
-class _MsgpackEvent(msgspec.Struct):
-    type: int
-    data: list[Any]
-    nsp: str
-    id: int | None = None
-
-
-_msgpack_event = msgspec.msgpack.Decoder(_MsgpackEvent)
-
 _BAD_DATA = (TypeError, ValueError, OverflowError, RecursionError, AttributeError, KeyError, IndexError)
 
 
@@ -192,7 +183,7 @@ def check(packet: Packet, namespace: str) -> None:
             _check_json(packet.parts, namespace)
         elif packet.codec == "msgpack":
             _check_msgpack(packet.parts, namespace)
-    except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError) as exc:
+    except (msgspec.DecodeError, ImportError, *_BAD_DATA) as exc:
         raise WireError("packet", f"A packet is broken: {exc}.") from exc
 
 
@@ -217,13 +208,15 @@ def _check_json(parts: Parts, namespace: str) -> None:
 
 
 def _check_msgpack(parts: Parts, namespace: str) -> None:
+    """Read it as clients of python-socketio will: that is stricter than msgpack itself, about keys of maps."""
     head = parts[0] if len(parts) == 1 else ""
     if isinstance(head, str):
         raise ValueError("a msgpack packet is one piece of bytes")
-    event = _msgpack_event.decode(head)
-    if event.type != sio_packet.EVENT or event.nsp != namespace or event.id is not None or not event.data:
+    event = _msgpack_class()(encoded_packet=head)
+    if event.packet_type != sio_packet.EVENT or event.namespace != namespace or event.id is not None:
         raise ValueError("it is not an event of its namespace")
-    if not isinstance(event.data[0], str):
+    data: object = event.data
+    if not isinstance(data, list) or not data or not isinstance(cast("list[Any]", data)[0], str):
         raise ValueError("its event has no name")
 
 
