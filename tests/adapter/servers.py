@@ -73,6 +73,12 @@ class Client:
         except TimeoutError:
             raise AssertionError(f"waited in vain for {event!r}; heard {heard[-5:]}") from None
 
+    async def only(self, event: str) -> Heard:
+        """The next `event`; what was heard before it is kept for `hear`."""
+        *others, found = await self.hear(event)
+        self._heard[self.namespace][:0] = others
+        return found
+
     async def emit(self, event: str, *args: Any) -> None:
         """Send an event to the server."""
         await self.socket.emit(event, args, namespace=self.namespace)

@@ -1,0 +1,326 @@
+"""A stream of numbered events from one node to another, while the broker, a link or a node breaks.
+
+What was sent is received, or told as missed or given up; in order, once, and the clients of the sending node
+get all of it at once. Each test proves that its fault really happened.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Unpack
+
+import pytest
+
+from roomcast import Gap
+from roomcast.core.options import Settings
+from tests.adapter.servers import Client, Cluster, Node, serving
+from tests.proxy import TcpProxy
+from tests.services import NatsServer, RedisServer, Server, SharedBrokers
+from tests.waiting import until
+
+pytestmark = pytest.mark.fault
+
+BEAT = 0.4
+"""Seconds between heartbeats: a dead link is noticed within two of them (rule 12)."""
+RECOVERY = 2.0
+"""Seconds in which two nodes are whole again once the broker accepts connections."""
+QUICK: Settings = {"heartbeat": BEAT, "peer_timeout": 2 * BEAT}
+
+
+class Stream:
+    """Numbers from a client's room on node `a`: to `near` on the same node, and to `far` on node `b`."""
+
+    def __init__(self, a: Node, b: Node, near: Client, far: Client) -> None:
+        self.a, self.b, self.near, self.far = a, b, near, far
+        self.sent = 0
+        self.gaps: list[Gap] = []
+        self.ended = False
+        b.adapter.on_gap(self.gaps.append)
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while not self.ended:
+            await self.a.sio.emit("n", self.sent, room="red")
+            self.sent += 1
+            await asyncio.sleep(0.002)
+
+    async def flows(self, count: int = 20) -> None:
+        """Return once some more was sent."""
+        goal = self.sent + count
+        await until(lambda: self.sent >= goal, what="the stream to go on")
+
+    async def end(self) -> tuple[int, int]:
+        """End the stream; how many numbers `far` got, and how many its node was told it missed."""
+        self.ended = True
+        await self._task
+        await self.a.sio.emit("end", room="red")
+        near = [number for _, number in (await self.near.hear("end"))[:-1]]
+        far = [number for _, number in (await self.far.hear("end"))[:-1]]
+        assert near == list(range(self.sent))
+        assert far == sorted(set(far)), "a repeat, or out of order"
+        return len(far), sum(gap.missed or 0 for gap in self.gaps if gap.reason == "missed")
+
+    async def account(self) -> None:
+        """End the stream, and find everything that was sent: received, or told as missed."""
+        got, missed = await self.end()
+        assert got + missed == self.sent
+        assert not self.a.adapter.stats()["given_up"]
+
+
+@asynccontextmanager
+async def streaming(cluster: Cluster, url_b: str | None = None, **settings: Unpack[Settings]) -> AsyncGenerator[Stream]:
+    """A stream over a pair of nodes; node `b` may take another way to the broker."""
+    options: Settings = {**QUICK, **settings}
+    a, b = await cluster.node(**options), await cluster.node(url=url_b, **options)
+    near, far = await a.client(), await b.client()
+    await a.sio.enter_room(near.sid, "red")
+    await b.sio.enter_room(far.sid, "red")
+    stream = Stream(a, b, near, far)
+    await stream.flows()
+    yield stream
+    assert stream.ended, "the test ended without an account"
+
+
+async def at_once(stream: Stream) -> None:
+    """P9: an event reaches the clients of its own node while the broker is away."""
+    assert not stream.a.adapter.health()
+    began = asyncio.get_running_loop().time()
+    await stream.a.sio.emit("local", to=stream.near.sid)
+    await stream.near.only("local")
+    assert asyncio.get_running_loop().time() - began < 0.3
+
+
+async def recovered(stream: Stream, what: str) -> None:
+    """Both nodes are whole again, and an event crosses; measured from now."""
+    began = asyncio.get_running_loop().time()
+    await until(lambda: stream.a.adapter.health() and stream.b.adapter.health(), what="both nodes to be healthy")
+    healthy = asyncio.get_running_loop().time() - began
+    await stream.a.sio.emit("crossed", to=stream.far.sid)
+    await stream.far.only("crossed")
+    took = asyncio.get_running_loop().time() - began
+    print(f"{what}: healthy after {healthy:.3f} s, an event crossed after {took:.3f} s")  # noqa: T201 - a measurement
+    assert took <= RECOVERY
+
+
+def lost(node: Node) -> int:
+    return int(node.adapter.stats()["disconnects"])
+
+
+def both_lost(stream: Stream, times: int) -> bool:
+    return min(lost(stream.a), lost(stream.b)) == times
+
+
+@pytest.fixture(params=[RedisServer, NatsServer], ids=lambda server: server.scheme)
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+    async with request.param() as server:
+        yield server
+
+
+@pytest.fixture(params=["redis", "nats", "amqp"])
+async def proxy(request: pytest.FixtureRequest, shared_brokers: SharedBrokers) -> AsyncIterator[TcpProxy]:
+    async with TcpProxy(shared_brokers.url(request.param)) as proxy:
+        yield proxy
+
+
+async def test_a_broker_that_is_killed_and_restarted(server: Server) -> None:
+    async with serving(server.url) as cluster, streaming(cluster) as stream:
+        for _ in range(2):
+            pid, before = server.pid, (lost(stream.a), lost(stream.b))
+            await server.kill()
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+            await until(lambda: not stream.a.adapter.health() and not stream.b.adapter.health())
+            await at_once(stream)
+            await stream.flows(100)
+            await server.start()
+            await recovered(stream, f"{server.name} killed")
+            assert (lost(stream.a), lost(stream.b)) == (before[0] + 1, before[1] + 1)
+            await stream.flows()
+        assert server.starts == 3
+        await stream.account()
+        reasons = [gap.reason for gap in stream.gaps if gap.reason in ("disconnected", "reconnected")]
+        assert reasons == ["disconnected", "reconnected"] * 2
+
+
+async def test_links_that_are_reset(proxy: TcpProxy) -> None:
+    async with serving(proxy.url) as cluster, streaming(cluster) as stream:
+        for number in range(3):
+            assert await proxy.reset() >= 2
+            await until(partial(both_lost, stream, number + 1))
+            await recovered(stream, "reset")
+            await stream.flows()
+        await stream.account()
+        assert [gap.reason for gap in stream.gaps].count("reconnected") == 3
+
+
+async def test_a_broker_that_cannot_be_reached_for_a_while(proxy: TcpProxy) -> None:
+    async with serving(proxy.url) as cluster, streaming(cluster) as stream:
+        proxy.refuse()
+        await proxy.cut()
+        await until(lambda: not stream.a.adapter.health() and not stream.b.adapter.health())
+        assert stream.b.adapter.health().reason
+        await at_once(stream)
+        await stream.flows(200)
+        assert not stream.b.adapter.health()
+        await proxy.accept()
+        await recovered(stream, "refused")
+        await stream.account()
+        assert min(lost(stream.a), lost(stream.b)) == 1
+
+
+@pytest.mark.parametrize("who", ["the sender", "the receiver"])
+async def test_a_black_hole(proxy: TcpProxy, shared_brokers: SharedBrokers, who: str) -> None:
+    scheme = proxy.url.partition(":")[0]
+    direct = shared_brokers.url(scheme)
+    sender = who == "the sender"
+    async with (
+        serving(proxy.url if sender else direct) as cluster,
+        streaming(cluster, direct if sender else proxy.url) as stream,
+    ):
+        victim = stream.a if sender else stream.b
+        proxy.stall()
+        took = await until(lambda: not victim.adapter.health(), what="the silence to be noticed")
+        assert took <= 2 * BEAT + 0.5
+        await stream.flows(200)
+        assert proxy.bytes_held > 0
+        proxy.resume()
+        await recovered(stream, f"black hole before {who}")
+        assert lost(victim) >= 1
+        await stream.flows()
+        await stream.account()
+
+
+async def test_an_outage_that_the_outbox_cannot_hold_is_counted_and_told(server: Server) -> None:
+    async with serving(server.url) as cluster, streaming(cluster, outbox_messages=50) as stream:
+        told: list[Gap] = []
+        stream.a.adapter.on_gap(told.append)
+        await server.kill()
+        await until(lambda: not stream.a.adapter.health() and not stream.b.adapter.health())
+        await stream.flows(200)
+        await server.start()
+        await recovered(stream, f"{server.name} killed, small outbox")
+        # what was given up has numbers, too: the receiver sees the same hole and tells it as missed
+        got, missed = await stream.end()
+        given_up = stream.a.adapter.stats()["given_up"]
+        assert given_up == sum(gap.missed or 0 for gap in told if gap.reason == "given_up") >= 100
+        assert got + missed == stream.sent
+        assert missed >= given_up
+
+
+async def test_a_receiver_that_the_broker_cuts_for_being_slow() -> None:
+    limit = ("--client-output-buffer-limit", "pubsub 100kb 0 0")
+    async with (
+        RedisServer(*limit) as server,
+        TcpProxy(server.url) as proxy,
+        serving(server.url) as cluster,
+        streaming(cluster, proxy.url, heartbeat=5.0, peer_timeout=10.0) as stream,
+    ):
+        proxy.stall()
+        filler = "x" * 60_000
+        info = ""
+        for _ in range(2_000):
+            await stream.a.sio.emit("filler", filler, room="red", skip_sid=[stream.near.sid, stream.far.sid])
+            info = await server.command("CLIENT", "LIST", "TYPE", "pubsub")
+            if info.count("id=") == 1:
+                break
+        assert info.count("id=") == 1, "the server cut nobody"
+        proxy.resume()
+        await until(lambda: lost(stream.b) == 1, what="the cut to be noticed")
+        await recovered(stream, "cut for being slow")
+        got, missed = await stream.end()
+        assert missed > 0
+        assert stream.sent - missed <= got <= stream.sent  # fillers are missed, too
+        assert [gap.reason for gap in stream.gaps if gap.missed is None] == ["disconnected", "reconnected"]
+
+
+class LoneNode:
+    """A node in a process of its own, and its one client."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.client = Client(("/",))
+
+    async def line(self) -> bytes:
+        assert self.process.stdout is not None
+        async with asyncio.timeout(20):
+            return await self.process.stdout.readline()
+
+    async def connect(self) -> None:
+        port = int(await self.line())
+        await self.client.socket.connect(f"http://127.0.0.1:{port}", transports=["websocket"])
+
+    async def stats(self) -> dict[str, Any]:
+        """Its counters, now."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"\n")
+        answer: dict[str, Any] = json.loads(await self.line())
+        return answer
+
+    def stopped(self) -> bool:
+        return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+    async def end(self) -> None:
+        """Let it go on, ask it to end, and kill it if it does not."""
+        assert self.process.stdin is not None
+        await self.client.aclose()
+        try:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.stdin.close()
+            async with asyncio.timeout(10):
+                assert await self.process.wait() == 0
+        finally:
+            if self.process.returncode is None:
+                self.process.kill()
+                await self.process.wait()
+
+
+@asynccontextmanager
+async def lone_node(cluster: Cluster) -> AsyncGenerator[LoneNode]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.adapter.lone_node", cluster.url, cluster.prefix, str(BEAT)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(("typings", "."))},
+        cwd=Path(__file__).parents[2],
+    )
+    node = LoneNode(process)
+    try:
+        await node.connect()
+        yield node
+    finally:
+        await node.end()
+
+
+@pytest.mark.parametrize("scheme", ["redis", "nats", "amqp"])
+async def test_a_node_that_is_stopped_for_a_while(scheme: str, shared_brokers: SharedBrokers) -> None:
+    async with serving(shared_brokers.url(scheme)) as cluster, lone_node(cluster) as lone:
+        node = await cluster.node(**QUICK)
+        await until(lambda: node.adapter.health().peers == 1)
+        for number in range(20):
+            await node.sio.emit("n", number, room="red")
+        lone.process.send_signal(signal.SIGSTOP)
+        await until(lone.stopped)
+        await until(lambda: node.adapter.health().peers == 0, within=4, what="the silent peer to be lost")
+        for number in range(20, 220):
+            await node.sio.emit("n", number, room="red")
+            await asyncio.sleep(0.005)  # the pace of the stream: about as long as the silence that loses a peer
+        assert lone.stopped()
+        lone.process.send_signal(signal.SIGCONT)
+        took = await until(lambda: node.adapter.health().peers == 1, what="the peer to be back")
+        print(f"{scheme}: stopped node back after {took:.3f} s")  # noqa: T201 - a measurement
+        assert took <= RECOVERY
+        async with asyncio.timeout(RECOVERY):
+            stats = await lone.stats()
+            while not (stats["ok"] and stats["peers"]):
+                stats = await lone.stats()
+        await node.sio.emit("end", room="red")
+        heard = [number for _, number in (await lone.client.hear("end"))[:-1]]
+        assert heard == sorted(set(heard))
+        assert len(heard) + (await lone.stats())["missed"] == 220
+        assert not node.adapter.stats()["given_up"]
