@@ -16,7 +16,7 @@ help: ## list the targets
 env: $(SYNCED) ## make .venv from uv.lock
 
 $(SYNCED): pyproject.toml uv.lock
-	uv=$$(.ci/uv.sh $(PYTHON)) && "$$uv" sync --locked --group browser
+	uv=$$(.ci/uv.sh $(PYTHON)) && "$$uv" sync --locked
 	touch $@
 
 brokers: env ## find, or install, Redis, NATS and RabbitMQ

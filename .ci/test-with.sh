@@ -13,7 +13,7 @@ done
 suite() { # environment, Python, resolution
     local environment=.venv-$1 python=$2 resolution=$3
     "$uv" venv --quiet --clear --python "$python" "$environment"
-    VIRTUAL_ENV=$environment "$uv" pip install --quiet --resolution "$resolution" --group test --group browser \
+    VIRTUAL_ENV=$environment "$uv" pip install --quiet --resolution "$resolution" --group test \
         --editable ".[all,demo]"
     "$environment/bin/python" --version
     "$environment/bin/python" -m pytest -q -p no:cacheprovider
