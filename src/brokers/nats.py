@@ -8,8 +8,9 @@ import asyncio
 import importlib.util
 import logging
 import random
+import re
 import ssl
-from collections import deque
+from collections import UserString, deque
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -35,6 +36,8 @@ _DELAY, _LONGEST_DELAY = 0.05, 1.0
 """Seconds between attempts to reconnect: after the first failure, and the cap."""
 _SETTLED = 1.0
 """Seconds a link must have lived for the next one to be tried at once."""
+_JWT = re.compile(r"-BEGIN NATS USER JWT-+\s+([\w-]+\.[\w-]+\.[\w-]+)\s", re.ASCII)
+_SEED = re.compile(r"^[ \t]*(SU[A-Z2-7]{56})[ \t\r]*$", re.MULTILINE)
 
 
 class NatsBroker:
@@ -187,7 +190,7 @@ class NatsBroker:
         try:
             server = self._servers[self._turn % len(self._servers)]
             self._turn += 1
-            await link.open(server, self._options, timeout)
+            await link.open(server, self._options | self._login(), timeout)
             while missing := [subject for subject in self._subjects if subject not in link.subjects]:
                 if refused := await link.subscribe(missing):
                     refusal = _refusal(refused)
@@ -200,6 +203,13 @@ class NatsBroker:
         finally:
             if not opened:
                 await link.discard()
+
+    def _login(self) -> dict[str, Any]:
+        """The files are read for each link: they may have been renewed, or be half written just now."""
+        try:
+            return _files(self._config.parameters)
+        except ConfigurationError as exc:
+            raise BrokerUnavailable(str(exc), broker="nats") from exc
 
     async def _keep(self) -> None:
         """Reconnect for ever: at once, then with jittered back-off (rule 1)."""
@@ -280,22 +290,19 @@ def _endpoints(config: BrokerConfig) -> tuple[list[str], dict[str, Any]]:
         raise ConfigurationError("A NATS URL is nats://[user:password@ or token@]host[:port][,host...].")
     if len(logins) > 1:
         raise ConfigurationError("A NATS URL with several servers has one login for all of them.")
-    options = _files(config.parameters)
+    options: dict[str, Any] = {}
+    files = _files(config.parameters)
+    if len(files) > 1 or (files and any(password is not None for _, password in logins)):
+        raise ConfigurationError("creds, nkey_seed and user:password are different logins: a NATS URL has one.")
     for user, password in logins:
         options |= {"token": user} if password is None else {"user": user, "password": password}
-    if (context := _tls(config.parameters, scheme)) is not None:
-        options["tls"] = context
-    if hostname := config.parameters.get("tls_hostname"):
-        options["tls_hostname"] = hostname
-    if _flag(config.parameters, "tls_handshake_first"):
-        options["tls_handshake_first"] = True
-    return servers, options
+    return servers, options | _tls(config.parameters, scheme)
 
 
 def _parts(url: str) -> SplitResult:
     with suppress(ValueError):  # its text may hold half a password
         parts = urlsplit(url)
-        if parts.hostname and (parts.port is None or parts.port > 0):
+        if parts.hostname and (parts.port is None or parts.port > 0) and parts.username != "":
             return parts
     raise ConfigurationError(
         "A NATS URL is nats://[user:password@ or token@]host[:port][,host...]; percent-encode "
@@ -304,33 +311,64 @@ def _parts(url: str) -> SplitResult:
 
 
 def _files(parameters: Mapping[str, str]) -> dict[str, Any]:
-    """Credentials that stand in files."""
+    """Credentials that stand in files, read here: nats-py looks for the JWT for ever in a file that has none."""
     options: dict[str, Any] = {}
-    for parameter, option in (("creds", "user_credentials"), ("nkey_seed", "nkeys_seed")):
-        if path := parameters.get(parameter):
-            if not Path(path).is_file():
-                raise ConfigurationError(f"{parameter} names a file that does not exist: {path}")
-            if importlib.util.find_spec("nkeys") is None:
-                raise ConfigurationError(f'{parameter} needs the nkeys package: pip install "nats-py[nkeys]"')
-            options[option] = path
+    if path := parameters.get("creds"):
+        text = _credentials("creds", path)
+        if (jwt := _JWT.search(text)) is None or (seed := _SEED.search(text)) is None:
+            raise ConfigurationError(f"creds names a file without a user JWT and its seed: {path}")
+        options["user_credentials"] = UserString(
+            f"-----BEGIN NATS USER JWT-----\n{jwt[1]}\n-----BEGIN USER NKEY SEED-----\n{seed[1]}\n"
+        )
+    if path := parameters.get("nkey_seed"):
+        if (seed := _SEED.search(_credentials("nkey_seed", path))) is None:
+            raise ConfigurationError(f"nkey_seed names a file without the seed of a user, SU...: {path}")
+        options["nkeys_seed_str"] = seed[1]
     return options
 
 
-def _tls(parameters: Mapping[str, str], scheme: str) -> ssl.SSLContext | None:
-    ca, cert, key = (parameters.get(name) for name in ("tls_ca", "tls_cert", "tls_key"))
-    if not (ca or cert or key):
-        return ssl.create_default_context() if scheme == "tls" else None
+def _credentials(parameter: str, path: str) -> str:
+    if importlib.util.find_spec("nkeys") is None:
+        raise ConfigurationError(f'{parameter} needs the nkeys package: pip install "roomcast[nats]"')
+    if not Path(path).is_file():
+        raise ConfigurationError(f"{parameter} names a file that does not exist: {path}")
+    try:
+        return Path(path).read_bytes().decode("ascii", errors="replace")
+    except OSError as exc:
+        raise ConfigurationError(f"{parameter} names a file that cannot be read: {exc}.") from exc
+
+
+def _tls(parameters: Mapping[str, str], scheme: str) -> dict[str, Any]:
+    handshake_first = _flag(parameters, "tls_handshake_first")
     if scheme != "tls":
-        raise ConfigurationError("tls_ca, tls_cert and tls_key belong to a tls:// URL.")
+        if handshake_first or any(parameters.get(name) for name in ("tls_ca", "tls_cert", "tls_key", "tls_hostname")):
+            raise ConfigurationError(
+                "tls_ca, tls_cert, tls_key, tls_hostname and tls_handshake_first belong to a tls:// URL."
+            )
+        return {}
+    options: dict[str, Any] = {"tls": _context(*(parameters.get(name) for name in ("tls_ca", "tls_cert", "tls_key")))}
+    if hostname := parameters.get("tls_hostname"):
+        options["tls_hostname"] = hostname
+    if handshake_first:
+        options["tls_handshake_first"] = True
+    return options
+
+
+def _context(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:
     if key and not cert:
         raise ConfigurationError("tls_key needs tls_cert.")
     try:
         context = ssl.create_default_context(cafile=ca)
         if cert:
-            context.load_cert_chain(cert, key)
+            context.load_cert_chain(cert, key, _passphrase)
     except OSError as exc:  # ssl.SSLError is one
         raise ConfigurationError(f"tls_ca, tls_cert or tls_key cannot be used: {exc}.") from exc
     return context
+
+
+def _passphrase() -> str:
+    """Called for an encrypted key; without it OpenSSL would stop the process to ask the terminal."""
+    raise ConfigurationError("tls_key is encrypted: it must be a key without a passphrase.")
 
 
 def _flag(parameters: Mapping[str, str], name: str) -> bool:

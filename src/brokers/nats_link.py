@@ -12,6 +12,7 @@ link (rule 12), whatever the library believes: its read loop can end while `is_c
 import asyncio
 import re
 import secrets
+import ssl
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
@@ -165,8 +166,9 @@ class Link:
             raise
         except Exception as exc:  # noqa: BLE001 - rule 13; what a library raises here is open-ended
             cause = self._said if isinstance(exc, nats_errors.NoServersError) and self._said else exc
+            advice = _advice(cause, first="tls_handshake_first" in options) if self._client.secure else ""
             raise BrokerUnavailable(
-                f"NATS at {server} cannot be used: {str(cause) or type(cause).__name__}.", broker="nats"
+                f"NATS at {server} cannot be used: {str(cause) or type(cause).__name__}.{advice}", broker="nats"
             ) from cause
         for work in (self._write(), self._beat()):
             self._tasks.append(asyncio.create_task(work, name="roomcast-nats-link"))
@@ -418,3 +420,16 @@ def _fail(future: Publishing, error: BrokerError, cause: Exception | None) -> No
     if not future.done():
         error.__cause__ = cause
         future.set_exception(error)
+
+
+def _advice(error: Exception, *, first: bool) -> str:
+    """What to look at when TLS does not come about: what went wrong says little of why."""
+    alert = isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or "")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return " See tls_ca and tls_hostname."
+    if alert or isinstance(error, ConnectionResetError | BrokenPipeError):  # the alert may be lost in a reset
+        return " The server may ask for another client certificate: see tls_cert and tls_key."
+    if isinstance(error, TimeoutError | ssl.SSLError) or "INFO" in str(error):  # each waits for the other's first word
+        want = "may not have handshake_first: then leave out" if first else "may have handshake_first: then set"
+        return f" The server {want} tls_handshake_first=1."
+    return ""

@@ -73,6 +73,8 @@ async def works(broker: NatsBroker, name: str = "room") -> None:
         "nats://host:99999",
         "nats://a,,b",
         "nats://one@a,two@b",
+        "nats://@host",
+        "nats://:secret@host",
         "nats://user:top#secret@host:4222",
         "nats://user:top:secret@[::1",
     ],
