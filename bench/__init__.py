@@ -1,0 +1,1 @@
+"""Benchmarks: programs that measure roomcast beside its peers, in one run."""

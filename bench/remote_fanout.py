@@ -61,8 +61,8 @@ async def member(sio: socketio.AsyncServer, eio_sid: str) -> AsyncSocket:
     socket = AsyncSocket(sio.eio, eio_sid)
     socket.connected = socket.upgraded = True
     sio.eio.sockets[eio_sid] = socket
-    await sio._handle_eio_connect(eio_sid, {})  # noqa: SLF001 - what Engine.IO would call
-    await sio._handle_eio_message(eio_sid, "0")  # noqa: SLF001
+    await sio._handle_eio_connect(eio_sid, {})
+    await sio._handle_eio_message(eio_sid, "0")
     sid = sio.manager.sid_from_eio_sid(eio_sid, "/")
     await sio.enter_room(sid, "room")
     return socket
@@ -80,7 +80,7 @@ async def receive(pipe: Connection, kind: str, url: str, channel: str, members: 
     sockets = [await member(sio, f"client{number}") for number in range(members)]
     for socket in sockets:
         drain(socket)
-    await warm(adapter, kind)
+    await warm(kind)
     pipe.send("ready")
     got = 0
     used = 0.0
@@ -105,7 +105,7 @@ def drain(socket: AsyncSocket) -> int:
     return count
 
 
-async def warm(adapter: Any, kind: str) -> None:
+async def warm(kind: str) -> None:
     """Let the subscription take effect: python-socketio has no way to wait for it."""
     if kind != "roomcast":
         await asyncio.sleep(0.5)
@@ -123,7 +123,7 @@ async def close(adapter: Any, kind: str) -> None:
 async def send(pipe: Connection, kind: str, url: str, channel: str, events: int) -> None:
     """Node A: emit, awaiting each, and say when it began and what it cost."""
     sio, adapter = await serve(kind, url, channel)
-    await warm(adapter, kind)
+    await warm(kind)
     pipe.send("ready")
     await asyncio.to_thread(pipe.recv)
     payload = "x" * BYTES
@@ -132,7 +132,7 @@ async def send(pipe: Connection, kind: str, url: str, channel: str, events: int)
         await sio.emit("event", payload, room="room")
         if number % BURST == 0:
             await asyncio.sleep(0)
-    while kind == "roomcast" and adapter.health().backlog:
+    while kind == "roomcast" and adapter.health().backlog:  # noqa: ASYNC110 - polled from outside, as any user would
         await asyncio.sleep(0.001)
     pipe.send((began, cpu() - used))
     await asyncio.to_thread(pipe.recv)
@@ -164,9 +164,7 @@ def measure(kind: str, url: str, members: int, events: int) -> Figures:
     receiver.join(30)
     if got != events:
         raise SystemExit(f"{kind}: {got} of {events} events arrived")
-    return Figures(
-        events / (ended - began), sender_cpu / events * 1e6, receiver_cpu / (events * members) * 1e6
-    )
+    return Figures(events / (ended - began), sender_cpu / events * 1e6, receiver_cpu / (events * members) * 1e6)
 
 
 def main() -> None:

@@ -235,7 +235,8 @@ class Link:
         for confirm in self._unconfirmed.values():
             text = f"The link to RabbitMQ was lost before the confirm: {why}."
             fail(confirm, PublishUnconfirmed(text, broker="amqp"), cause)
-        for future in (*(confirm for _, _, confirm in self._outgoing), *self._replies):
+        waiting: list[asyncio.Future[Any]] = [confirm for _, _, confirm in self._outgoing]
+        for future in (*waiting, *self._replies):
             fail(future, closed() if by_us else self._gone(), cause)
         self._unconfirmed.clear()
         self._outgoing.clear()
