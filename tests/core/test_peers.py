@@ -202,6 +202,13 @@ def test_a_flood_of_strangers_takes_no_more_memory_than_its_bound() -> None:
     assert len(peers) == 0
 
 
+def test_there_is_a_bound_on_live_peers_too() -> None:
+    peers = Peers(partitions=0, timeout=10.0)
+    joined = [peers.hello(f"n{number}", hello("n"), 0.0) for number in range(10_001)]
+    assert joined[-1] is None
+    assert len(peers) == sum(news is not None for news in joined) == 10_000
+
+
 def test_rule_5_regroup_names_those_not_heard_yet(peers: Peers) -> None:
     """ "After an outage `regroup` names the peers not heard yet: those that have not come back, as far as we know." """
     peers.hello("b", hello("b"), 0.0)

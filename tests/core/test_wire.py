@@ -139,7 +139,7 @@ def test_what_no_wire_carries_is_an_encode_error(message: Message) -> None:
 @pytest.mark.parametrize("secrets", [(), (SECRET,)])
 def test_an_envelope_adds_no_more_than_it_says(secrets: tuple[str, ...]) -> None:
     """ "Bytes an envelope adds to its messages, at most." """
-    most = Envelope("x" * 24, 2**62, 2**62, 2**62, [msgspec.Raw(b"\x91\x0b")] * 65_536)
+    most = Envelope("x" * 32, 2**62, 2**62, 2**62, [msgspec.Raw(b"\x91\x0b")] * 65_536)
     assert len(wire(*secrets).seal(SUBJECT, most)) - 2 * 65_536 <= OVERHEAD
 
 

@@ -1,0 +1,27 @@
+"""The fuzz target itself, on what it starts from: the longer run is `fuzz_decode.py`'s."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roomcast.core.wire import decode_message
+from tests.core.effort import effort
+from tests.fuzz.decoding import NOW, PLAIN, SUBJECT, seeds, signed, target
+
+
+def test_every_seed_is_read_to_the_end() -> None:
+    """Otherwise a run would begin with nothing but refusals."""
+    for number, seed in enumerate(seeds()):
+        wire = signed() if number >= len(seeds()) / 2 else PLAIN
+        envelope = wire.open(SUBJECT, seed, NOW)
+        assert [decode_message(raw) for raw in envelope.messages]
+        target(seed)
+
+
+@given(st.data())
+@effort(200)
+def test_no_mutation_of_a_seed_gets_through(data: st.DataObject) -> None:
+    payload = bytearray(data.draw(st.sampled_from(seeds())))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(payload)))
+        payload[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    target(bytes(payload))
