@@ -32,8 +32,8 @@ _logger = logging.getLogger(__name__)
 
 _FLUSH = 1.0
 """Seconds that `aclose` waits for the confirmation of what was accepted."""
-_DELAY, _LONGEST_DELAY = 0.05, 1.0
-"""Seconds between attempts to reconnect: after the first failure, and the cap."""
+_DELAY, _LONGEST_DELAY = 0.05, 0.3
+"""Seconds between attempts to reconnect: after the first failure, and the cap. Peers wait for the last one to be back."""
 _SETTLED = 1.0
 """Seconds a link must have lived for the next one to be tried at once."""
 _JWT = re.compile(r"-BEGIN NATS USER JWT-+\s+([\w-]+\.[\w-]+\.[\w-]+)\s", re.ASCII)
@@ -214,7 +214,7 @@ class NatsBroker:
     async def _keep(self) -> None:
         """Reconnect for ever: at once, then with jittered back-off (rule 1)."""
         loop = asyncio.get_running_loop()
-        failures, since = 0, loop.time()
+        failures, since, said = 0, loop.time(), ""
         while True:
             await self._break.wait()
             self._break.clear()
@@ -230,8 +230,9 @@ class NatsBroker:
                     self._link = await self._open(self._config.connect_timeout)
                 except BrokerUnavailable as exc:
                     failures += 1
-                    _logger.debug("NATS is still unavailable: %s", exc)
-            since = loop.time()
+                    if said != (said := str(exc)):
+                        _logger.warning("Trying to restore the link: %s", said)
+            since, said = loop.time(), ""
             self._put(Gap("reconnected"))
             _logger.info("Connected to NATS again.")
 
