@@ -33,7 +33,7 @@ _logger = logging.getLogger(__name__)
 _FLUSH = 1.0
 """Seconds that `aclose` waits for the confirmation of what was accepted."""
 _DELAY, _LONGEST_DELAY = 0.05, 0.3
-"""Seconds between attempts to reconnect: after the first failure, and the cap. Peers wait for the last one to be back."""
+"""Seconds between attempts to reconnect: after the first failure, and the cap; peers wait for the last one back."""
 _SETTLED = 1.0
 """Seconds a link must have lived for the next one to be tried at once."""
 _JWT = re.compile(r"-BEGIN NATS USER JWT-+\s+([\w-]+\.[\w-]+\.[\w-]+)\s", re.ASCII)
