@@ -1,8 +1,6 @@
 """Socket.IO packets, against python-socketio's own and against a strict reading of protocol v5."""
 
-import json
 import math
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import Enum, IntEnum, StrEnum
@@ -20,46 +18,20 @@ from roomcast.core.errors import EncodeError, WireError
 from roomcast.core.packets import Packets
 from roomcast.core.wire import Packet
 from tests.core.effort import effort
+from tests.core.packet_classes import (
+    BlankPacket,
+    OwnPacket,
+    SpacedPacket,
+    TwoTextsPacket,
+    binary,
+    namespaces,
+    read,
+    texts,
+    theirs,
+)
 from tests.core.protocol import strict_event
 
 JSON, MSGPACK = Packets(), Packets(MsgPackPacket)
-NAMESPACES = ("/", "/chat", "/chat/room-1", "/é")
-
-namespaces = st.sampled_from(NAMESPACES)
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | texts
-numbers = st.floats(allow_nan=False, allow_infinity=False)
-
-
-def data_of(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
-    """Arguments of an event; a key that looks like a placeholder's is left to tests of its own."""
-    anything = st.recursive(
-        leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=8
-    )
-    return st.lists(anything, max_size=3)
-
-
-plain = data_of(scalars | numbers)
-binary = data_of(scalars | numbers | st.binary(max_size=8))
-
-
-def theirs(
-    packet_class: type[Any], namespace: str, data: list[Any], number: int | None = None
-) -> tuple[str | bytes, ...]:
-    """What python-socketio makes of the same event."""
-    encoded: Any = packet_class(2, data=data, namespace=namespace, id=number).encode()
-    return tuple(cast("list[str | bytes]", encoded)) if isinstance(encoded, list) else (encoded,)
-
-
-def read(packet_class: type[Any], parts: Sequence[str | bytes]) -> Any:
-    """What python-socketio reads in the parts."""
-    packet = packet_class(encoded_packet=parts[0])
-    for part in parts[1:]:
-        packet.add_attachment(part)
-    return packet
-
-
-# Encoding
 
 
 @given(event=texts, data=binary, namespace=namespaces)
@@ -191,48 +163,6 @@ def test_rule_2_data_that_looks_like_a_placeholder_cannot_stand_beside_bytes(pla
     assert JSON.event("a", [placeholder], "/").blobs == (), "without bytes it is data like any other"
 
 
-class Spaced:
-    """A JSON module of an application: other spaces, and a type of its own."""
-
-    @staticmethod
-    def dumps(data: Any, **_settings: Any) -> str:
-        return json.dumps(data, default=lambda one: one.isoformat(), ensure_ascii=False)
-
-    loads = staticmethod(json.loads)
-
-
-class SpacedPacket(SioPacket):  # type: ignore[misc]  # python-socketio has no annotations
-    json = Spaced
-
-
-class Blank:
-    @staticmethod
-    def dumps(data: Any, **_settings: Any) -> str:
-        return " " + json.dumps(data)
-
-    loads = staticmethod(json.loads)
-
-
-class BlankPacket(SioPacket):  # type: ignore[misc]  # python-socketio has no annotations
-    json = Blank
-
-
-class OwnPacket(SioPacket):  # type: ignore[misc]  # python-socketio has no annotations
-    """An application's own packet class, which writes everything backwards."""
-
-    def encode(self) -> Any:
-        return json.dumps([self.packet_type, self.namespace, self.id, self.data])[::-1]
-
-    def decode(self, encoded_packet: str) -> int:
-        self.packet_type, self.namespace, self.id, self.data = json.loads(encoded_packet[::-1])
-        return 0
-
-
-class TwoTextsPacket(SioPacket):  # type: ignore[misc]  # python-socketio has no annotations
-    def encode(self) -> Any:
-        return ["2", "text"]
-
-
 def test_an_applications_json_module_is_used() -> None:
     packets = Packets(SpacedPacket)
     packet = packets.event("é", [datetime(2020, 1, 1, tzinfo=UTC), b"x"], "/")
@@ -255,7 +185,7 @@ def test_rule_3_a_packet_class_that_only_its_own_servers_use() -> None:
     """ "one made by a packet class that this server does not use is refused" """
     own = Packets(OwnPacket)
     packet = own.event("a", [1], "/chat")
-    assert packet.codec.endswith("test_packets.OwnPacket")
+    assert packet.codec.endswith("packet_classes.OwnPacket")
     assert own.accept(packet, "/chat") == packet.parts
     assert read(OwnPacket, own.with_id(packet.parts, "/chat", 7)).id == 7
     for packets in (JSON, MSGPACK):
@@ -270,9 +200,6 @@ def test_a_configured_msgpack_packet_is_msgpack_too() -> None:
     configured: Any = cast("Any", MsgPackPacket).configure(dumps_default=str)
     assert Packets(configured).codec == "msgpack"
     assert Packets(type("Renamed", (SioPacket,), {"json": engineio.json})).codec == "json"
-
-
-# Ids
 
 
 @given(data=binary, namespace=namespaces, number=st.integers(0, 10**9))

@@ -207,6 +207,9 @@ def test_there_is_a_bound_on_live_peers_too() -> None:
     joined = [peers.hello(f"n{number}", hello("n"), 0.0) for number in range(10_001)]
     assert joined[-1] is None
     assert len(peers) == sum(news is not None for news in joined) == 10_000
+    assert "n10000" not in peers
+    peers.heartbeat("n10000", 1, 0.0)
+    assert len(peers) == 10_000
 
 
 def test_rule_5_regroup_names_those_not_heard_yet(peers: Peers) -> None:
@@ -221,3 +224,8 @@ def test_rule_5_regroup_names_those_not_heard_yet(peers: Peers) -> None:
     assert peers.awaited == {"c"}
     peers.tick(50.0)
     assert peers.awaited == frozenset()
+
+
+def test_a_heartbeat_says_how_many_clients_there_are(peers: Peers) -> None:
+    assert peers.heartbeat("a", 7, 1.0)
+    assert peers.snapshot() == [Peer("a", "host:a", 0.0, clients=7)]
