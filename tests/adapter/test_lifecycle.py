@@ -41,6 +41,13 @@ async def test_start_twice_and_close_twice(scheme: str, shared_brokers: SharedBr
     assert "closed" in adapter.health().reason
 
 
+async def test_starting_at_the_same_time(scheme: str, shared_brokers: SharedBrokers) -> None:
+    adapter = Adapter(broker_url(scheme, shared_brokers), prefix=f"t{uuid4().hex[:12]}")
+    await asyncio.gather(adapter.start(), adapter.start())
+    assert adapter.health()
+    await adapter.aclose()
+
+
 async def test_aclose_leaves_no_task_and_no_socket(scheme: str, shared_brokers: SharedBrokers) -> None:
     url = broker_url(scheme, shared_brokers)
     gc.collect()
