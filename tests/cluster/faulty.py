@@ -47,11 +47,6 @@ class Hub:
         for receiver in tuple(self.subscribers.get(subject, ()))[:limit]:
             receiver.carry(sender, delivery)
 
-    @property
-    def calm(self) -> bool:
-        """Every link is up and no fault is waiting to happen."""
-        return all(broker.calm for broker in self.brokers if not broker.closed)
-
 
 @dataclass(eq=False)
 class _Flight:
@@ -180,12 +175,6 @@ class FaultyBroker:
         return events
 
     # The faults
-
-    @property
-    def calm(self) -> bool:
-        """The link is up and no fault of this link is waiting to happen."""
-        waiting = self._losing or self._repeating or self._overflowing or self._delays
-        return self.linked and not self._stalled and not waiting
 
     @property
     def quiet(self) -> bool:

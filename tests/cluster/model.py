@@ -113,6 +113,8 @@ class History:
 
     Attributes:
         violations: promises that were broken, each as a sentence.
+        closing: rooms whose closing is under way to other nodes.
+        haunted: who may enter a room at any later time, by a request that was not answered in time.
     """
 
     def __init__(self, hub: Hub) -> None:
@@ -124,6 +126,7 @@ class History:
         self.clients: list[SimClient] = []
         self.violations: list[str] = []
         self.closing: set[tuple[str, Room]] = set()
+        self.haunted: set[tuple[SimClient, Room]] = set()
         self._nodes: dict[FaultyBroker, SimNode] = {}
         self._last: dict[tuple[SimClient, SimNode], int] = defaultdict(int)
         self._lost: set[tuple[SimNode, int]] = set()
@@ -166,7 +169,8 @@ class History:
         return stays[-1]
 
     def entered(self, client: SimClient, room: Room, stay: Stay) -> None:
-        if (client.namespace, room) not in self.closing and stay.entered == NEVER:
+        doubt = (client.namespace, room) in self.closing
+        if not doubt and stay.entered == NEVER:
             stay.entered = self.stamp()
 
     def leaving(self, client: SimClient, room: Room | None) -> None:
@@ -175,6 +179,8 @@ class History:
             stay.leaving = min(stay.leaving, now)
 
     def left(self, client: SimClient, room: Room | None) -> None:
+        if room is not None and (client, room) in self.haunted:
+            return
         now = self.stamp()
         for stay in self.stays[client, room]:
             stay.left = min(stay.left, now)
@@ -182,6 +188,8 @@ class History:
     def gone(self, client: SimClient) -> None:
         for of, room in list(self.stays):
             if of is client:
+                if room is not None:
+                    self.haunted.discard((client, room))
                 self.leaving(client, room)
                 self.left(client, room)
 
@@ -260,26 +268,26 @@ class History:
                 continue
             for client in self._sure(emitted, now):
                 if client not in emitted.received and not self._covered(emitted, client, now):
-                    promise = "P6" if emitted.outcome == "cancelled" else "P5"
+                    promise = "P6" if emitted.outcome == "cancelled" else "P4, P5"
                     self._violated(promise, emitted, client, "did not get it, and no gap tells")
 
     def check_rooms(self) -> None:
-        """Membership is what the calls made it: the rooms that were closed are empty, on every node."""
+        """Membership is what the calls made it; where the model is in doubt it learns what happened."""
         now = self.stamp()
         for (client, room), stays in self.stays.items():
             if room is None or not stays or client.disconnected:
                 continue
             truth = room in client.node.server.rooms(client.sid, namespace=client.namespace)
-            doubt = (client.namespace, room) in self.closing
-            last = stays[-1]
-            if doubt and not truth:
-                last.leaving = min(last.leaving, now)
-                last.left = min(last.left, now)
-            elif doubt and last.left == NEVER and (last.leaving != NEVER or last.entered == NEVER):
-                stays.append(Stay(now, now))  # it was let in again, or the closing was lost
-            elif not doubt and truth != (last.left == NEVER):
+            doubt = (client.namespace, room) in self.closing or (client, room) in self.haunted
+            if not doubt and truth != any(stay.left == NEVER for stay in stays):
                 self.violations.append(f"rooms: {client.sid} {'is' if truth else 'is not'} in {room!r}")
+            elif doubt and not (truth and any(stay.entered < stay.leaving == NEVER for stay in stays)):
+                for stay in stays:
+                    stay.leaving, stay.left = min(stay.leaving, now), min(stay.left, now)
+                if truth:
+                    stays.append(Stay(now, now))
         self.closing.clear()
+        self.haunted.clear()
 
     def check_counts(self) -> None:
         """P5: every hole that the numbers show was told, with its size, and nothing else was."""

@@ -180,7 +180,7 @@ async def test_a_client_that_reads_too_slowly_is_cut_and_the_others_are_not() ->
         await asyncio.sleep(0.1)
         assert slow.socket.closed
         assert slow.socket.queue.qsize() <= 6, "P7"
-        assert two.adapter.stats()["clients_cut"] >= 1
+        assert two.adapter.stats()["clients_cut"] == 1
         assert numbers(quick) == list(range(20))
         assert len(two.adapter.rooms["/"]["a"]) == 1
 
