@@ -6,12 +6,13 @@ from functools import partial
 import pytest
 
 from roomcast.core.errors import RoomcastError
-from tests.brokers import checks_delivery, checks_link
+from tests.brokers import checks_delivery, checks_link, twins_link
 from tests.brokers.cluster import Check, Cluster
 from tests.brokers.model import Hub, ModelBroker
 from tests.brokers.twins import CAUGHT_BY, Twin
 
 ALL_CHECKS = (*checks_delivery.CHECKS, *checks_link.CHECKS)
+assert twins_link.__doc__  # importing it adds its twins to CAUGHT_BY
 CATCH = (AssertionError, RoomcastError, OSError, KeyError, asyncio.CancelledError, pytest.fail.Exception)
 
 
