@@ -345,6 +345,9 @@ class ClusterMachine(RuleBasedStateMachine):
                 node.broker.behave()
             self.cluster.restore_links()
             await asyncio.sleep(13.0)  # a heartbeat, a regroup, the longest delay, an outbox's age
+            for _ in range(20):  # a heartbeat may just be on its way
+                if not all(node.broker.quiet for node in self.cluster.nodes):
+                    await asyncio.sleep(0.0007)
 
         self.run(settle())
         for node in self.cluster.nodes:
