@@ -271,7 +271,8 @@ class Link:
     def _abort(self) -> None:
         writer = getattr(getattr(self._client, "_transport", None), "_io_writer", None)
         if isinstance(writer, asyncio.StreamWriter):
-            writer.transport.abort()
+            with suppress(AttributeError):  # of CPython 3.11's TLS transport, when it was closed twice before
+                writer.transport.abort()
 
     async def _listen(self, subject: Subject) -> None:
         # The library's count of bytes is only ever lowered by its own readers: 0 switches that limit off.

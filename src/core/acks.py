@@ -14,11 +14,12 @@ Callback = Callable[..., Any]
 
 
 class _Pending:
-    __slots__ = ("callback", "clients", "nodes")
+    __slots__ = ("callback", "clients", "nodes", "told")
 
     def __init__(self, callback: Callback, nodes: Collection[str]) -> None:
         self.callback = callback
         self.nodes = set(nodes)
+        self.told: set[str] = set()  # nodes that have said whom they reached, or left
         self.clients: dict[str, set[str]] = {}
 
 
@@ -50,7 +51,8 @@ class Acks:
     def expect(self, number: int, node: str, sids: Collection[str]) -> None:
         """A node says whom it reached (rule 1)."""
         pending = self._pending.get(number)
-        if pending is not None:  # a node that joined since may answer too
+        if pending is not None and node not in pending.told:  # a node that joined since may answer too, once
+            pending.told.add(node)
             pending.nodes.discard(node)
             if sids:
                 pending.clients[node] = set(sids)
@@ -72,6 +74,7 @@ class Acks:
     def left(self, node: str) -> None:
         """A node went away with all its clients (rule 2)."""
         for number, pending in list(self._pending.items()):
+            pending.told.add(node)
             pending.nodes.discard(node)
             pending.clients.pop(node, None)
             self._settle(number, pending)

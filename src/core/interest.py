@@ -48,6 +48,10 @@ class Interest:
         if self._wanted.pop(subject, _ABSENT) is _ABSENT:
             self._lingering[subject] = now + self._linger
 
+    def wanted(self, subject: Subject) -> bool:
+        """Whether the subject has a user and is not active yet."""
+        return subject in self._wanted
+
     def active(self, subject: Subject) -> bool:
         """Whether the broker has been asked, successfully, to deliver this subject."""
         return (subject in self._users and subject not in self._wanted) or subject in self._lingering

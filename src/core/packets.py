@@ -2,7 +2,7 @@
 
 1. A packet is encoded before any client sees the event; what cannot be serialised is an `EncodeError`.
 2. What leaves here, or is let in, is a well-formed packet of its namespace: valid JSON (no NaN, which breaks a
-   browser's parser) or msgpack, a name first, placeholders that fit the attachments.
+   browser's parser) or msgpack, a name first that is not one of Socket.IO's own, placeholders that fit the attachments.
 3. A packet whose serializer is this server's own is passed on as the same bytes. One made by the other standard
    serializer is decoded and encoded again; one made by a packet class that this server does not use is refused.
 
@@ -27,6 +27,7 @@ _json_string = msgspec.json.Decoder(str)
 _json_any = msgspec.json.Decoder(list[Any])
 
 
+_RESERVED = frozenset({"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"})
 _BAD_DATA = (TypeError, ValueError, OverflowError, RecursionError, AttributeError, KeyError, IndexError)
 
 
@@ -195,7 +196,7 @@ def _check_json(parts: Parts, namespace: str) -> None:
     if not payload.startswith("["):  # a browser takes a blank here for an acknowledgement's id
         raise ValueError("its payload is not a list")
     name, *_ = _json_array.decode(payload) or (msgspec.Raw(b"null"),)
-    _json_string.decode(name)
+    _check_name(_json_string.decode(name))
     attachments = len(parts) - 1
     binary = head[0] == "5"
     if binary != bool(attachments):
@@ -216,8 +217,16 @@ def _check_msgpack(parts: Parts, namespace: str) -> None:
     if event.packet_type != sio_packet.EVENT or event.namespace != namespace or event.id is not None:
         raise ValueError("it is not an event of its namespace")
     data: object = event.data
-    if not isinstance(data, list) or not data or not isinstance(cast("list[Any]", data)[0], str):
+    if not isinstance(data, list) or not data:
         raise ValueError("its event has no name")
+    _check_name(cast("list[Any]", data)[0])
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str):
+        raise ValueError("its event has no name")
+    if name in _RESERVED:
+        raise ValueError(f"the name {name!r} is reserved, and a browser's parser refuses it")
 
 
 def _payload_start(head: str, namespace: str) -> int:

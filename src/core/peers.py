@@ -3,7 +3,8 @@
 1. A peer is live from its hello; anything heard from it keeps it alive; silent for `timeout` it is lost.
 2. A peer that says bye is gone at once.
 3. While this node is deaf nobody is lost: `resume` counts everyone as heard, since the silence was ours.
-4. A node whose settings cannot work with ours is refused, told once, and never live; it is refused until it leaves.
+4. A node whose first hello shows settings that cannot work with ours is refused, told once, and not live; it is
+   refused until it leaves, or says a better hello.
 5. After an outage `regroup` names the peers not heard yet: those that have not come back, as far as we know.
 
 Pure: `now` is a monotonic clock in seconds.
@@ -133,6 +134,7 @@ class Peers:
             return None
         if len(self._live) >= _PEERS:
             return None
+        self._refused.pop(node, None)
         self._live[node] = entry = _Entry(hello, now)
         return PeerJoined(self._peer(node, entry))
 

@@ -11,7 +11,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 from roomcast.core.broker import Broker, Subject
 from roomcast.core.errors import BrokerError, BrokerUnavailable, RoomcastError
@@ -49,6 +49,8 @@ class Subscriber:
     def ignore(self, subject: Subject) -> None:
         """One user of a subject less (rule 1)."""
         self._interest.release(subject, time.monotonic())
+        if not self._interest.wanted(subject):
+            self._lift([subject], None)  # whoever still waits has left meanwhile
         self._changed.set()
 
     def active(self, subject: Subject) -> bool:
@@ -68,10 +70,13 @@ class Subscriber:
             self._changed.set()
             await asyncio.shield(barrier)
 
-    async def run(self, broker: Broker) -> None:
-        """Keep the broker's subscriptions as the table wants them, until cancelled."""
+    def run(self, broker: Broker) -> Coroutine[None, None, None]:
+        """Keep the broker's subscriptions as the table wants them, until cancelled; barriers hold from the call on."""
         self._running = True
         self._changed.set()
+        return self._run(broker)
+
+    async def _run(self, broker: Broker) -> None:
         while True:
             deadline = self._interest.next_deadline()
             delay = None if deadline is None else max(0.0, deadline - time.monotonic())

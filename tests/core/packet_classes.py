@@ -10,7 +10,10 @@ from socketio.packet import Packet as SioPacket
 NAMESPACES = ("/", "/chat", "/chat/room-1", "/é")
 
 namespaces = st.sampled_from(NAMESPACES)
+RESERVED = ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"]
+"""Names of Socket.IO itself: no application may emit them."""
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+names = texts.filter(lambda text: text not in RESERVED)
 scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | texts
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 

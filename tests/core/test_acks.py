@@ -193,3 +193,20 @@ def test_an_emit_that_did_not_happen_waits_for_nobody() -> None:
     acks.cancel(number)
     acks.cancel(number)
     assert len(acks) == 0
+
+
+def test_a_node_says_once_whom_it_reached_and_not_at_all_once_it_has_left() -> None:
+    """Rule 1: each of them then acknowledges or goes away, once."""
+    acks = Acks()
+    number = acks.begin(print, {"a", "b"})
+    acks.expect(number, "a", ["s1"])
+    assert acks.answer(number, "a", "s1") is print
+    acks.expect(number, "a", ["s1"])  # repeated: nobody is waited for again
+    assert acks.answer(number, "a", "s1") is None
+    acks.left("b")
+    assert len(acks) == 0
+    number = acks.begin(print, {"a", "b"})
+    acks.left("b")
+    acks.expect(number, "b", ["s2"])  # late: its clients are gone with it
+    acks.expect(number, "a", [])
+    assert len(acks) == 0

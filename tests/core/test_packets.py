@@ -19,14 +19,15 @@ from roomcast.core.packets import Packets
 from roomcast.core.wire import Packet
 from tests.core.effort import effort
 from tests.core.packet_classes import (
+    RESERVED,
     BlankPacket,
     OwnPacket,
     SpacedPacket,
     TwoTextsPacket,
     binary,
+    names,
     namespaces,
     read,
-    texts,
     theirs,
 )
 from tests.core.protocol import strict_event
@@ -34,7 +35,7 @@ from tests.core.protocol import strict_event
 JSON, MSGPACK = Packets(), Packets(MsgPackPacket)
 
 
-@given(event=texts, data=binary, namespace=namespaces)
+@given(event=names, data=binary, namespace=namespaces)
 @example(event="a", data=[b"x", [b"y", {"k": b""}]], namespace="/chat")
 @effort(200)
 def test_an_event_is_byte_for_byte_what_socketio_makes(event: str, data: list[Any], namespace: str) -> None:
@@ -47,7 +48,7 @@ def test_an_event_is_byte_for_byte_what_socketio_makes(event: str, data: list[An
     assert JSON.accept(packet, namespace) == packet.parts, "rule 3: the same bytes"
 
 
-@given(event=texts, data=binary, namespace=namespaces)
+@given(event=names, data=binary, namespace=namespaces)
 @effort(100)
 def test_an_event_in_msgpack_is_what_socketio_makes(event: str, data: list[Any], namespace: str) -> None:
     packet = MSGPACK.event(event, data, namespace)
@@ -55,6 +56,22 @@ def test_an_event_in_msgpack_is_what_socketio_makes(event: str, data: list[Any],
     assert packet.parts == theirs(MsgPackPacket, namespace, [event, *data])
     assert read(MsgPackPacket, packet.parts).data == [event, *data]
     assert MSGPACK.accept(packet, namespace) == packet.parts
+
+
+@pytest.mark.parametrize("packet_class", [SioPacket, MsgPackPacket])
+@pytest.mark.parametrize("name", RESERVED)
+def test_rule_2_names_of_socketio_itself_are_refused_on_both_sides(name: str, packet_class: type[Any]) -> None:
+    packets = Packets(packet_class)
+    with pytest.raises(EncodeError, match="reserved"):
+        packets.event(name, [], "/")
+    made = packets.event("x" * len(name), [], "/")
+    forged = Packet(
+        made.codec,
+        made.text.replace("x" * len(name), name),
+        tuple(blob.replace(b"x" * len(name), name.encode()) for blob in made.blobs),
+    )
+    with pytest.raises(WireError):
+        packets.accept(forged, "/")
 
 
 @pytest.mark.parametrize(
