@@ -23,7 +23,7 @@ from roomcast.core.errors import (
     RoomcastError,
     WireError,
 )
-from roomcast.core.node import Health
+from roomcast.core.health import Health
 
 __all__ = [
     "AckTimeout",

@@ -48,14 +48,15 @@ class Acks:
         """The emit did not happen after all."""
         self._pending.pop(number, None)
 
-    def expect(self, number: int, node: str, sids: Collection[str]) -> None:
-        """A node says whom it reached (rule 1)."""
+    def expect(self, number: int, node: str, sids: Collection[str], *, more: bool = False) -> None:
+        """A node says whom it reached (rule 1); with `more`, it has not said all yet."""
         pending = self._pending.get(number)
         if pending is not None and node not in pending.told:  # a node that joined since may answer too, once
-            pending.told.add(node)
-            pending.nodes.discard(node)
+            if not more:
+                pending.told.add(node)
+                pending.nodes.discard(node)
             if sids:
-                pending.clients[node] = set(sids)
+                pending.clients.setdefault(node, set()).update(sids)
             self._settle(number, pending)
 
     def answer(self, number: int, node: str, sid: str) -> Callback | None:

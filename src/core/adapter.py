@@ -20,12 +20,14 @@ from typing import Any, Unpack, cast
 
 from roomcast.core.acks import Acks, Callback
 from roomcast.core.broker import Subject
-from roomcast.core.clients import NOT_HERE, Clients, addressed
+from roomcast.core.clients import NOT_HERE, Clients, addressed, skipped
 from roomcast.core.errors import BrokerUnavailable, RoomcastError, WireError
 from roomcast.core.fanout import FanOut
-from roomcast.core.node import GapHook, Health, Node
+from roomcast.core.health import Health
+from roomcast.core.node import GapHook, Node
 from roomcast.core.options import Settings, options
 from roomcast.core.outbox import Entry
+from roomcast.core.owed import Owed
 from roomcast.core.packets import Packets, Parts
 from roomcast.core.rooms import Client, State
 from roomcast.core.sids import new_sid, owner
@@ -53,7 +55,7 @@ class Adapter(Clients):
     Args:
         url: the broker: `redis://`, `nats://`, `amqp://`, `embedded://`, `memory://`; without one, the environment
             variable ROOMCAST_URL, else `memory://`. Its query may set any of the settings, and wins.
-        settings: see `roomcast.Options`; durations are seconds.
+        settings: see `roomcast.core.options.Options`; durations are seconds.
 
     Raises:
         ConfigurationError: the URL or a setting cannot work.
@@ -64,23 +66,38 @@ class Adapter(Clients):
 
     def __init__(self, url: str | None = None, **settings: Unpack[Settings]) -> None:
         super().__init__()
-        self._node = Node(
-            url or os.environ.get("ROOMCAST_URL") or "memory://", options(settings), lambda: len(self._rooms)
-        )
+        self._url = url or os.environ.get("ROOMCAST_URL") or "memory://"
+        self._settings = options(settings)
         self._packets = Packets()
         self._fanout: FanOut | None = None
         self._acks = Acks()
         self._starting: asyncio.Task[None] | None = None
-        self._node.on_left = self._acks.left
-        self._node.handlers |= {
+        self._start_error: RoomcastError | None = None
+        self._node = self._make_node()
+
+    def _make_node(self) -> Node:
+        node = Node(self._url, self._settings, lambda: len(self._rooms))
+        node.on_left = self._acks.left
+        node.on_beat = lambda: self._forget_unreachable(self._reachable)
+        self._owed = Owed(node, self._acks)
+        node.handlers |= {
             Emit: self._on_emit,
-            Expect: self._on_expect,
+            Expect: self._owed.on_expect,
             Ack: self._on_ack,
             Enter: self._on_enter,
             Leave: self._on_leave,
             Disconnect: self._on_disconnect,
             CloseRoom: self._on_close_room,
         }
+        return node
+
+    def _be_oneself(self) -> None:
+        """Made before a fork, every process would be the same node: each becomes one of its own as it starts."""
+        if self._node.pid != os.getpid():
+            hooks, self._node = self._node.gap_hooks, self._make_node()
+            self._node.gap_hooks = hooks
+            if self.server is not None:
+                self.set_server(self.server)
 
     # Life
 
@@ -96,10 +113,13 @@ class Adapter(Clients):
             BrokerUnavailable: no broker answered within `connect_timeout`; calling again is fine.
             BrokerClosed: the adapter was closed.
         """
+        self._be_oneself()
         if self._starting is None or self._starting.done():
             await self._node.start()
             return
         await asyncio.wait({self._starting}, timeout=self._node.settings.connect_timeout)
+        if self._start_error is not None:
+            raise self._start_error
         if not self._node.running:
             raise BrokerUnavailable(self._node.health().reason, broker=self._node.broker_name)
 
@@ -107,6 +127,7 @@ class Adapter(Clients):
         """Leave the cluster: flush what was emitted, say bye, disconnect. Idempotent."""
         if self._starting is not None:
             self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
         await self._node.aclose()
 
     async def __aenter__(self) -> "Adapter":
@@ -139,11 +160,10 @@ class Adapter(Clients):
         self._node.subscriber.ignore(self._subject_of(namespace, room))
 
     def _went(self, client: Client) -> None:
-        for origin, request in (client.acks or {}).values():
-            if origin == self._node.id:
-                self._acks.gone(request, origin, client.sid)
-            else:
-                self._node.answer(origin, Ack(request, client.sid))
+        self._owed.drop(client)
+
+    def _reachable(self, client: Client) -> bool:
+        return self._fanout is None or self._fanout.reachable(client)
 
     def _subject_of(self, namespace: str, room: Room | None) -> Subject:
         subjects = self._node.subjects
@@ -161,6 +181,7 @@ class Adapter(Clients):
     def initialize(self) -> None:
         """Called by the server before its first client: start in the background unless that was done."""
         super().initialize()
+        self._be_oneself()
         if not self._node.running and self._starting is None:
             self._starting = asyncio.ensure_future(self._start_in_background())
 
@@ -171,8 +192,9 @@ class Adapter(Clients):
                 await self._node.start()
             except BrokerUnavailable as exc:
                 logger.warning("roomcast: not started, trying again: %s", exc)
-            except RoomcastError:
+            except RoomcastError as exc:
                 logger.exception("roomcast: not started, and trying again would not help")
+                self._start_error = exc
                 return
             else:
                 return
@@ -206,7 +228,7 @@ class Adapter(Clients):
                 return None
             client = cast("Client", self._rooms.client(namespace, admitted))
         client.state = State.CONNECTED
-        if self._fanout is not None and not self._fanout.reachable(client):
+        if not self._reachable(client):
             # the connection was lost while the connect handler ran: the server has ignored that
             self._node.spawn(self.server._handle_disconnect(client.eio_sid, namespace))  # noqa: SLF001
         return client.sid
@@ -253,7 +275,7 @@ class Adapter(Clients):
 
     # What the server calls: rooms
 
-    async def enter_room(self, sid: str, namespace: str, room: Room, eio_sid: str | None = None) -> None:
+    async def enter_room(self, sid: str, namespace: str, room: Room, eio_sid: str | None = None) -> None:  # noqa: ARG002
         """Put a client of any node into a room (rule 3).
 
         Raises:
@@ -271,10 +293,14 @@ class Adapter(Clients):
             if reply.error:
                 raise ValueError(reply.error)
             return
-        self.basic_enter_room(sid, namespace, room, eio_sid)
+        await self._join(sid, namespace, room)
+
+    async def _join(self, sid: str, namespace: str, room: Room) -> None:
+        """Rule 3. Undone when the broker refuses the room's subject, or the caller waits no longer."""
+        self.basic_enter_room(sid, namespace, room)
         try:
             await self._node.subscriber.heard(self._subject_of(namespace, room))
-        except RoomcastError:  # the broker refuses the subject, whatever is tried
+        except BaseException:
             self.basic_leave_room(sid, namespace, room)
             raise
 
@@ -366,7 +392,7 @@ class Adapter(Clients):
         """
         namespace = namespace_name(namespace or "/")
         rooms = addressed(to if to is not None else room)
-        skip = _sids(skip_sid)
+        skip = skipped(skip_sid)
         packet = self._packets.event(event, _arguments(data), namespace)
         subject = None if kwargs.get("ignore_queue") else self._subject(namespace, rooms, ack=callback is not None)
         if callback is None:
@@ -390,8 +416,9 @@ class Adapter(Clients):
             return None
         message = encode_message(emit)
         await publisher.reserve(len(message))
+        entry = publisher.put(subject, message)
         self._deliver(self._node.id, emit, emit.packet.parts)
-        return publisher.put(subject, message)
+        return entry
 
     async def trigger_callback(self, sid: str, id: int, data: Sequence[Any]) -> None:  # noqa: A002 - socketio's name
         """Called by the server with a client's acknowledgement (rule 4)."""
@@ -401,17 +428,13 @@ class Adapter(Clients):
                 break
         else:
             return
-        owed = client.acks.pop(id, None) if client.acks else None
-        if owed is None:
+        try:
+            callback = self._owed.settle(client, id, data, namespace, self._packets)
+        except KeyError:
             logger.warning("roomcast: unknown callback %s of client %s, ignored", id, sid)
             return
-        origin, request = owed
-        if origin == self._node.id:
-            callback = self._acks.answer(request, origin, sid)
-            if callback is not None:
-                await _call(callback, data)
-        else:
-            self._node.answer(origin, Ack(request, sid, self._packets.ack(data, namespace, request)))
+        if callback is not None:
+            await _call(callback, data)
 
     def _deliver(self, origin: str, emit: Emit, parts: Parts) -> None:
         """Hand a packet to the clients of this node that are addressed."""
@@ -421,16 +444,7 @@ class Adapter(Clients):
         if not emit.request:
             self._fanout.send(clients, parts)
             return
-        asked = list(clients)
-        sids = tuple(client.sid for client in asked)
-        if origin == self._node.id:
-            self._acks.expect(emit.request, origin, sids)
-        else:
-            self._node.answer(origin, Expect(emit.request, sids))
-        for client in asked:
-            number = next(client.next_ack)
-            client.acks = client.acks or {}
-            client.acks[number] = (origin, emit.request)
+        for client, number in self._owed.ask(origin, emit.request, clients):
             self._fanout.send((client,), self._packets.with_id(parts, emit.namespace, number))
 
     def _on_emit(self, origin: str, message: Emit) -> None:
@@ -441,9 +455,6 @@ class Adapter(Clients):
                 self._node.answer(origin, Expect(message.request, ()))
             raise
         self._deliver(origin, message, parts)
-
-    def _on_expect(self, origin: str, message: Expect) -> None:
-        self._acks.expect(message.request, origin, message.sids)
 
     def _on_ack(self, origin: str, message: Ack) -> None:
         if message.packet is None:
@@ -475,16 +486,6 @@ class Adapter(Clients):
             return {self._node.id}
         node = owner(rooms[0]) if len(rooms) == 1 else ""
         return {self._node.id, node} if node in self._node.peers else {self._node.id, *self._node.peers.ids}
-
-
-def _sids(skip: Any) -> tuple[str, ...]:
-    if skip is None:
-        return ()
-    if isinstance(skip, str):
-        return (skip,)
-    if not all(isinstance(sid, str) for sid in skip if sid is not None):
-        raise TypeError("skip_sid is a sid or a list of sids, and a sid is text.")
-    return tuple(sid for sid in skip if sid is not None)
 
 
 def _arguments(data: Any) -> Sequence[Any]:

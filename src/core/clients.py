@@ -6,7 +6,7 @@
 3. The subclass is told of the first member in and the last one out, and of each client that went.
 """
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, cast
 
 from socketio.async_manager import AsyncManager
@@ -27,6 +27,7 @@ class Clients(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         super().__init__()
         self._rooms = Rooms()
         self.rooms = RoomsView(self._rooms)
+        self._unreachable: set[Client] = set()
 
     def _first_in(self, namespace: str, room: Room | None) -> None:
         """A room, or a namespace (None), has its first local member (rule 3)."""
@@ -42,6 +43,22 @@ class Clients(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         if namespace not in self._rooms.namespaces():
             self._first_in(namespace, None)
         self._rooms.add(namespace, sid, eio_sid)
+
+    def _forget_unreachable(self, reachable: Callable[[Client], bool]) -> None:
+        """Let go of clients that were unreachable at the last call, too.
+
+        python-socketio keeps a client for ever whose connect or disconnect handler raised.
+        """
+        gone: set[Client] = set()
+        for namespace in tuple(self._rooms.namespaces()):
+            for client in tuple(self._rooms.members(namespace, None)):
+                if reachable(client):
+                    continue
+                if client in self._unreachable:
+                    self.basic_disconnect(client.sid, namespace)
+                else:
+                    gone.add(client)
+        self._unreachable = gone
 
     def is_pre_connected(self, sid: str, namespace: str) -> bool:
         """Whether a client is waiting for its connect handler."""
@@ -142,3 +159,18 @@ def addressed(room: Any) -> tuple[Room, ...]:
             raise ValueError("An empty list of rooms addresses nobody; None addresses everyone.")
         return rooms
     return (room_name(room),)
+
+
+def skipped(skip: Any) -> tuple[str, ...]:
+    """The sids that an application leaves out: none, one or several.
+
+    Raises:
+        TypeError: one of them is not text.
+    """
+    if skip is None:
+        return ()
+    if isinstance(skip, str):
+        return (skip,)
+    if not all(isinstance(sid, str) for sid in skip if sid is not None):
+        raise TypeError("skip_sid is a sid or a list of sids, and a sid is text.")
+    return tuple(sid for sid in skip if sid is not None)

@@ -17,11 +17,11 @@ import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any
 
 from roomcast.core.broker import Broker, Delivery, Gap, Subject
 from roomcast.core.errors import BrokerClosed, RequestTimeout, WireError
+from roomcast.core.health import Health
 from roomcast.core.options import Options
 from roomcast.core.peers import PeerJoined, PeerLeft, PeerRefused, Peers
 from roomcast.core.publisher import Publisher
@@ -49,29 +49,8 @@ GapHook = Callable[[Gap], Awaitable[None] | None]
 
 _SLICE = 0.005  # seconds of handling after which the loop gets a turn
 _MOURNED = 600.0  # seconds for which the numbers of a lost peer are kept
+_INTRODUCTIONS = 1000  # nodes that are told hello in one period of the clock
 _AGAIN = 1.0  # seconds until what was refused is asked for again, or what repeats is logged again
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """Whether a node can hear and speak; true when it can.
-
-    Attributes:
-        ok: connected, hearing, and accepted by its peers.
-        reason: why not, as a sentence; empty when ok.
-        connected: the link to the broker is up.
-        peers: how many other nodes are live.
-        backlog: messages not confirmed yet.
-    """
-
-    ok: bool
-    reason: str
-    connected: bool
-    peers: int
-    backlog: int
-
-    def __bool__(self) -> bool:
-        return self.ok
 
 
 class Node:
@@ -79,16 +58,19 @@ class Node:
 
     Attributes:
         id: six URL-safe characters, drawn anew for every life of a process.
+        pid: the process that made it; in a forked one it must not be used.
         handlers: what to do with each kind of message: called with the origin's id and the message.
         on_left: called with the id of a node that is gone.
+        on_beat: called once in each heartbeat.
     """
 
     def __init__(self, url: str, settings: Options, clients: Callable[[], int]) -> None:
         self.id = new_node()
+        self.pid = os.getpid()
         self._url = url
         self._clients = clients
         self._broker, self.settings = open_broker(url, settings, self.id)
-        self.name = self.settings.name or f"{socket.gethostname()}:{os.getpid()}"
+        self.name = (self.settings.name or f"{socket.gethostname()}:{os.getpid()}")[:256]
         self.stats = Stats()
         self.handlers: dict[type[Any], Callable[[str, Any], None]] = {
             Hello: self._on_hello,
@@ -97,6 +79,7 @@ class Node:
             Reply: self._on_reply,
         }
         self.on_left: Callable[[str], None] = lambda _node: None
+        self.on_beat: Callable[[], None] = lambda: None
         self.gap_hooks: list[GapHook] = []
         partitions = self._broker.guarantees.partitions
         self.subjects = Subjects(self.settings.prefix, partitions)
@@ -123,6 +106,9 @@ class Node:
         self._logged: set[str] = set()
         self._gaps_logged: dict[str, float] = {}
         self._regrouping = False
+        self._regroup_timer: asyncio.TimerHandle | None = None
+        self._introduced: set[str] = set()
+        self._closing: asyncio.Task[None] | None = None
         self._mourned: deque[tuple[float, str]] = deque()
         self._start_lock = asyncio.Lock()
         self._closed = False
@@ -138,16 +124,20 @@ class Node:
             ConfigurationError: the broker will never accept these settings.
         """
         async with self._start_lock:
-            if self._closed:
-                raise BrokerClosed("The adapter is closed; make a new one.", broker=self.broker_name)
+            self._check_open()
             if not self._loops:
                 await self._start()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BrokerClosed("The adapter is closed; make a new one.", broker=self.broker_name)
 
     async def _start(self) -> None:
         broker = self._broker
         try:
             await broker.start()
             await broker.subscribe(self._always)
+            self._check_open()
         except BaseException:
             await broker.aclose()
             if not self._closed:
@@ -166,11 +156,15 @@ class Node:
         logger.info("roomcast: node %s (%s) joined by %s", self.id, self.name, self.broker_name)
 
     async def aclose(self) -> None:
-        """Say bye, flush, disconnect; idempotent."""
-        if self._closed:
-            return
+        """Flush, say bye, disconnect; idempotent, and not undone by a caller who does not wait for the end."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         self._closed = True
         if self._connected:
+            self.publisher.release()  # in case peers still regroup: those that are back shall hear it
             await self.publisher.drain(self.settings.emit_timeout)
             bye = self.publisher.say(self.subjects.control, encode_message(Bye()))
             await asyncio.wait([bye], timeout=_AGAIN)
@@ -181,8 +175,9 @@ class Node:
                 answer.set_exception(BrokerClosed("The adapter was closed.", broker=self.broker_name))
         self.subscriber.close()
         await self._broker.aclose()
-        own = asyncio.current_task()
-        tasks = [task for task in (*self._loops, *self._tasks) if task is not own]
+        if self._regroup_timer is not None:
+            self._regroup_timer.cancel()
+        tasks = (*self._loops, *self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -314,9 +309,10 @@ class Node:
             self.publisher.hold(link_down=False)
             self._hello(self.subjects.control, answer=True)
             self._regrouping = True
-            if self.peers.awaited:
-                asyncio.get_running_loop().call_later(self.settings.regroup_timeout, self._regrouped)
-            else:
+            if self._regroup_timer is not None:
+                self._regroup_timer.cancel()
+            self._regroup_timer = asyncio.get_running_loop().call_later(self.settings.regroup_timeout, self._regrouped)
+            if not self.peers.awaited:
                 self._regrouped()
         self._tell(gap)
 
@@ -371,15 +367,17 @@ class Node:
                 self.peers.resume(now)  # this process was stopped: the silence was ours
             while self._mourned and self._mourned[0][0] < now:
                 self._tracking.forget_origin(self._mourned.popleft()[1])
+            self._introduced.clear()
             self.publisher.tick(now)
             self.wire.forget(time.time_ns() // 1000)
-            if not self._connected:
-                continue
             if now >= beat:
                 beat = now + self.settings.heartbeat
-                self.publisher.say(self.subjects.control, encode_message(Heartbeat(self._clients())))
-            for left in self.peers.tick(now):
-                self._left(left)
+                self.on_beat()
+                if self._connected:
+                    self.publisher.say(self.subjects.control, encode_message(Heartbeat(self._clients())))
+            if self._connected:
+                for left in self.peers.tick(now):
+                    self._left(left)
 
     def _hello(self, subject: Subject, *, answer: bool) -> None:
         hello = Hello(
@@ -398,11 +396,17 @@ class Node:
         elif isinstance(news, PeerJoined):
             logger.info("roomcast: node %s (%s) is here", origin, hello.name)
         if hello.answer:
-            self._hello(self.subjects.inbox(origin), answer=False)
+            self._introduce(origin, answer=False)
 
     def _on_heartbeat(self, origin: str, beat: Heartbeat) -> None:
         if not self.peers.heartbeat(origin, beat.clients, time.monotonic()):
-            self._hello(self.subjects.inbox(origin), answer=True)
+            self._introduce(origin, answer=True)
+
+    def _introduce(self, node: str, *, answer: bool) -> None:
+        """Say hello to one node, once in each period of the clock: a flood must not be answered by another one."""
+        if node not in self._introduced and len(self._introduced) < _INTRODUCTIONS:
+            self._introduced.add(node)
+            self._hello(self.subjects.inbox(node), answer=answer)
 
     def _on_bye(self, origin: str, _bye: Bye) -> None:
         if (left := self.peers.bye(origin)) is not None:
@@ -450,11 +454,16 @@ class Node:
             )
         return request.replies[node]
 
-    def answer(self, node: str, message: Message) -> None:
-        """Send an answer to a node's inbox, in order with what this node emits; never waits."""
+    def answer(self, node: str, message: Message) -> bool:
+        """Send an answer to a node's inbox, in order with what this node emits; never waits.
+
+        False when it cannot be sent: it is larger than a message may be, or the outbox is more than full.
+        """
         raw = encode_message(message)
-        if self.publisher.reserve_anyway(len(raw)):
-            self.publisher.put(self.subjects.inbox(node), raw)
+        if not self.publisher.reserve_anyway(len(raw)):
+            return False
+        self.publisher.put(self.subjects.inbox(node), raw)
+        return True
 
     def _on_reply(self, origin: str, reply: Reply) -> None:
         try:

@@ -27,10 +27,11 @@ class Entry:
         message: encoded, ready for an envelope.
         epoch, number: from the publisher's `Numbering`.
         queued: when it came in.
+        sent: whether it was handed to the broker, so that it may have been delivered although nothing confirms it.
         waiter: whatever the shell wants back when the message is confirmed or given up.
     """
 
-    __slots__ = ("epoch", "message", "number", "queued", "subject", "waiter")
+    __slots__ = ("epoch", "message", "number", "queued", "sent", "subject", "waiter")
 
     def __init__(self, subject: Subject, message: bytes, epoch: int, number: int, queued: float) -> None:
         self.subject = subject
@@ -38,6 +39,7 @@ class Entry:
         self.epoch = epoch
         self.number = number
         self.queued = queued
+        self.sent = False
         self.waiter: Any = None
 
 
@@ -76,7 +78,7 @@ class Outbox:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._max_age = max_age
-        self._batch_bytes = batch_bytes
+        self.batch_bytes = batch_bytes
         self._window = window
         self._queue: deque[Entry] = deque()
         self._returned: list[Batch] = []
@@ -129,6 +131,8 @@ class Outbox:
         else:
             return None
         self._flying[batch.index] = batch
+        for entry in batch.entries:
+            entry.sent = True
         return batch
 
     def confirm(self, batch: Batch) -> None:
@@ -169,7 +173,7 @@ class Outbox:
         queue = self._queue
         first = last = queue.popleft()
         entries = [first]
-        room = self._batch_bytes - len(first.message)
+        room = self.batch_bytes - len(first.message)
         while queue:
             entry = queue[0]
             room -= len(entry.message)

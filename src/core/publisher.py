@@ -92,6 +92,7 @@ class Publisher:
         """Publish to this broker, once released."""
         self._broker = broker
         self._limit = min(self._settings.max_payload, broker.guarantees.max_payload)
+        self._outbox.batch_bytes = min(self._outbox.batch_bytes, self._limit - OVERHEAD)
 
     async def reserve(self, size: int) -> None:
         """Take a place for a message of `size` bytes (rule 1); does not suspend while there is room.
@@ -122,8 +123,11 @@ class Publisher:
 
     def reserve_anyway(self, size: int) -> bool:
         """Take a place for an answer to another node, which cannot wait; False when even that is too much."""
-        if self._closed or size + OVERHEAD > self._limit or len(self._outbox) >= 2 * self._settings.outbox_messages:
+        outbox, bounds = self._outbox, self._settings
+        full = len(outbox) >= 2 * bounds.outbox_messages or outbox.bytes + size > 2 * bounds.outbox_bytes
+        if self._closed or full or size + OVERHEAD > self._limit:
             self._stats.given_up += 1
+            self._tell(Gap("given_up", origin=self._origin, missed=1))
             return False
         self._outbox.reserve(size)
         return True
@@ -145,8 +149,9 @@ class Publisher:
         """Wait until the broker has the message.
 
         Raises:
-            PublishUnconfirmed: it had not confirmed within `timeout` seconds; the message stays in the outbox.
-            PublishRejected: the broker refused it, or the outbox gave it up.
+            PublishUnconfirmed: it had not confirmed within `timeout` seconds, and the message stays in the outbox;
+                or the outbox gave it up after it had been sent.
+            PublishRejected: the broker refused it, or the outbox gave it up before it was sent.
         """
         entry.waiter = asyncio.get_running_loop().create_future()
         try:
@@ -237,6 +242,9 @@ class Publisher:
             if ticket in self._queue:
                 self._queue.remove(ticket)
             self._admit()
+        if self._closed:
+            self._outbox.release(size)
+            raise BrokerClosed("The adapter was closed.", broker=self._name)
 
     def _abandon(self, future: asyncio.Future[None], size: int) -> None:
         if future.done() and not future.cancelled() and future.exception() is None:
@@ -323,11 +331,9 @@ class Publisher:
         self._stats.given_up += len(lost)
         for entry in lost:
             if entry.waiter is not None and not entry.waiter.done():
-                entry.waiter.set_exception(
-                    error or PublishRejected(f"The message was given up: {why}.", broker=self._name)
-                )
+                kind = PublishUnconfirmed if entry.sent else PublishRejected
+                entry.waiter.set_exception(error or kind(f"The message was given up: {why}.", broker=self._name))
         subjects = {entry.subject for entry in lost}
-        logger.warning("roomcast: gave up %d messages: %s", len(lost), why)
         self._tell(
             Gap(
                 "given_up",

@@ -13,7 +13,8 @@ class Stats:
         published: messages handed to the broker and confirmed by it, as far as the broker confirms.
         payloads: broker messages that carried them.
         resent: messages sent again because the link was lost before their confirm.
-        given_up: messages the outbox abandoned; each one is a loss, told by `on_gap`.
+        given_up: messages the outbox abandoned; each one is a loss, told by `on_gap` here, and as `missed` by the
+            receivers once the next message on its subject arrives.
         received: messages of other nodes that arrived in order.
         repeats: messages that arrived again and were dropped.
         missed: messages known to be lost on the way, by the holes in their publishers' numbers.

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Coroutine
 
 from roomcast.core.broker import Broker, Subject
-from roomcast.core.errors import BrokerError, BrokerUnavailable, RoomcastError
+from roomcast.core.errors import BrokerError, BrokerUnavailable, ConfigurationError, RoomcastError
 from roomcast.core.interest import Interest
 
 logger = logging.getLogger("roomcast")
@@ -40,6 +40,7 @@ class Subscriber:
         self._barriers: dict[Subject, asyncio.Future[None]] = {}
         self._changed = asyncio.Event()
         self._running = False
+        self._again: asyncio.TimerHandle | None = None
 
     def hear(self, subject: Subject) -> None:
         """One more user of a subject (rule 1)."""
@@ -61,7 +62,7 @@ class Subscriber:
         """Wait until the subject is heard (rule 3).
 
         Raises:
-            RoomcastError: the broker refuses the subscription.
+            ConfigurationError: the broker refuses the subscription.
         """
         if self._running and not self._interest.active(subject):
             barrier = self._barriers.get(subject)
@@ -92,23 +93,38 @@ class Subscriber:
     def close(self) -> None:
         """Nobody waits any longer."""
         self._running = False
+        if self._again is not None:
+            self._again.cancel()
         self._lift(list(self._barriers), None)
 
     async def _subscribe(self, broker: Broker) -> None:
         subjects = self._interest.to_subscribe()
-        if not subjects:
+        if not subjects or await self._ask(broker, subjects) or len(subjects) == 1:
             return
+        for subject in subjects:  # one that is refused must not keep the others from being heard
+            if self._interest.wanted(subject):
+                await self._ask(broker, [subject])
+
+    async def _ask(self, broker: Broker, subjects: list[Subject]) -> bool:
+        """Ask the broker for some subjects; False when it refuses them."""
         try:
             await broker.subscribe(subjects)
         except BrokerUnavailable:
             pass  # the broker keeps them and restores them with the link
-        except RoomcastError as exc:
-            self._fault(f"the broker refuses {len(subjects)} subscriptions", exc)
-            self._lift(subjects, exc)
-            asyncio.get_running_loop().call_later(_AGAIN, self._changed.set)
-            return
+        except Exception as exc:  # noqa: BLE001 - rule 4; a foreign error must not end this loop either
+            if len(subjects) == 1:
+                self._fault(f"the broker refuses to subscribe to {subjects[0]}", exc)
+                self._lift(subjects, exc if isinstance(exc, RoomcastError) else _foreign(exc))
+                if self._again is None:
+                    self._again = asyncio.get_running_loop().call_later(_AGAIN, self._try_again)
+            return False
         self._interest.subscribed(subjects, time.monotonic())
         self._lift(subjects, None)
+        return True
+
+    def _try_again(self) -> None:
+        self._again = None
+        self._changed.set()
 
     async def _unsubscribe(self, broker: Broker) -> None:
         due = self._interest.to_unsubscribe(time.monotonic())
@@ -130,3 +146,9 @@ class Subscriber:
                 barrier.set_result(None)
             else:
                 barrier.set_exception(error)
+
+
+def _foreign(cause: Exception) -> RoomcastError:
+    error = ConfigurationError(f"The broker cannot subscribe: {cause}")
+    error.__cause__ = cause
+    return error

@@ -51,7 +51,7 @@ class Packet(msgspec.Struct, array_like=True, frozen=True):
 
     codec: str
     text: str
-    blobs: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=10_000)] = ()
+    blobs: tuple[bytes, ...] = ()
 
     @property
     def parts(self) -> tuple[str | bytes, ...]:
@@ -73,10 +73,15 @@ class Emit(msgspec.Struct, array_like=True, tag=1, frozen=True):
 
 
 class Expect(msgspec.Struct, array_like=True, tag=2, frozen=True):
-    """Answer to an `Emit` with a request: these clients were given the packet and may acknowledge it."""
+    """Answer to an `Emit` with a request: these clients were given the packet and may acknowledge it.
+
+    Attributes:
+        more: whether another `Expect` of this node follows.
+    """
 
     request: Number
     sids: tuple[str, ...]
+    more: bool = False
 
 
 class Ack(msgspec.Struct, array_like=True, tag=3, frozen=True):
@@ -139,7 +144,7 @@ class Hello(msgspec.Struct, array_like=True, tag=9, frozen=True):
         answer: whether the hearers shall introduce themselves in turn, to its inbox.
     """
 
-    name: str
+    name: Annotated[str, msgspec.Meta(max_length=256)]
     started: float
     partitions: Count
     heartbeat: Annotated[float, msgspec.Meta(gt=0)]

@@ -93,10 +93,25 @@ async def test_rule_4_what_the_broker_refuses_is_told_to_whoever_waits_and_asked
         gate.answers.put_nowait(ConfigurationError("no"))
         with pytest.raises(ConfigurationError):
             await subscriber.heard(ROOM)
-        assert faults == ["the broker refuses 1 subscriptions"]
+        assert faults == [f"the broker refuses to subscribe to {ROOM}"]
         gate.answers.put_nowait(None)
         await subscriber.heard(ROOM)
         assert gate.asked == [{ROOM}, {ROOM}]
+
+
+async def test_rule_4_one_that_is_refused_does_not_keep_the_others_from_being_heard() -> None:
+    async with running() as (subscriber, gate, _):
+        subscriber.hear(ROOM)
+        subscriber.hear(OTHER)
+        both = asyncio.gather(subscriber.heard(ROOM), subscriber.heard(OTHER), return_exceptions=True)
+        await until(lambda: bool(gate.asked), within=5)
+        for answer in (ConfigurationError("one of them"), OSError("a foreign error"), None):  # both, then one by one
+            gate.answers.put_nowait(answer)
+        refused, heard = await both
+        assert isinstance(refused, ConfigurationError)
+        assert heard is None
+        assert subscriber.active(OTHER)
+        assert gate.asked[:3] == [{ROOM, OTHER}, {ROOM}, {OTHER}]
 
 
 async def test_a_subject_is_given_up_after_the_linger() -> None:

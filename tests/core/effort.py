@@ -38,7 +38,7 @@ def hunt(machine: type[RuleBasedStateMachine]) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=400,
+            max_examples=1500,  # it ends at the first failure; how soon that comes depends on what else is imported
             stateful_step_count=40,
             deadline=None,
             derandomize=True,

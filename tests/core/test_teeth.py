@@ -303,8 +303,8 @@ class ForgetsTheNewest(Acks):
 class DoneWhenEveryoneSpoke(Acks):
     """A callback is forgotten when all nodes have spoken, before their clients have."""
 
-    def expect(self, number: int, node: str, sids: Collection[str]) -> None:
-        super().expect(number, node, sids)
+    def expect(self, number: int, node: str, sids: Collection[str], *, more: bool = False) -> None:
+        super().expect(number, node, sids, more=more)
         pending = self._pending.get(number)
         if pending is not None and not pending.nodes:
             self.cancel(number)
