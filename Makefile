@@ -3,7 +3,8 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
-PYTEST := $(VENV)/bin/python -m pytest
+PROCESSES ?= 4 # most tests wait for something most of the time
+PYTEST := $(VENV)/bin/python -m pytest -n $(PROCESSES)
 SYNCED := $(VENV)/.synced
 FUZZ_SECONDS ?= 60
 

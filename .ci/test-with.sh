@@ -16,7 +16,7 @@ suite() { # environment, Python, resolution
     VIRTUAL_ENV=$environment "$uv" pip install --quiet --resolution "$resolution" --group test \
         --editable ".[all,demo]"
     "$environment/bin/python" --version
-    "$environment/bin/python" -m pytest -q -p no:cacheprovider
+    "$environment/bin/python" -m pytest -q -n "${PROCESSES:-4}" -p no:cacheprovider
 }
 
 find_python() { "$uv" python find --no-project "$1" 2>/dev/null; }

@@ -9,6 +9,8 @@ _shared = pytest.StashKey[SharedBrokers]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_shared] = SharedBrokers()
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        config.stash[_shared].share()  # once for all workers of pytest-xdist
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

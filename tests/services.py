@@ -343,6 +343,13 @@ class SharedBrokers:
             self.found[scheme] = url
         return self.found[scheme]
 
+    def share(self) -> None:
+        """Find or start every broker now, for the processes that this one starts."""
+        for scheme, variable in _VARIABLES.items():
+            url, self.sources[scheme] = self._find(scheme)
+            if url is not None:
+                self.found[scheme] = os.environ[variable] = url
+
     def close(self) -> None:
         """Stop exactly what was started here."""
         for server in self._started:
