@@ -291,7 +291,7 @@ def _plain(data: Any) -> Any:
 def _codec(packet_class: type[Any]) -> str:
     if packet_class.encode is sio_packet.Packet.encode:
         return "json"
-    if packet_class.__module__ == "socketio.msgpack_packet":
+    if packet_class.encode.__module__ == "socketio.msgpack_packet":
         return "msgpack"
     return f"{packet_class.__module__}.{packet_class.__qualname__}"
 
