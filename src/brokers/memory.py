@@ -1,12 +1,12 @@
 """The broker of one process: `memory://name` joins all adapters of that name on the same event loop."""
 
 import asyncio
-from collections import deque
 from collections.abc import Collection, Sequence
 from typing import ClassVar
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
+from roomcast.core.arrivals import Arrivals
 from roomcast.core.broker import BrokerConfig, Delivery, Gap, Guarantees, Log, Position, Subject
 from roomcast.core.errors import BrokerClosed, BrokerUnavailable, ConfigurationError, PayloadTooLarge
 
@@ -25,10 +25,8 @@ class MemoryBroker:
         if parts.path.strip("/") or parts.username or parts.port:
             raise ConfigurationError("A memory URL is memory:// or memory://name, with nothing else in it.")
         self._name = parts.hostname or ""
-        self._buffer = config.buffer
         self._subjects: set[Subject] = set()
-        self._events: deque[Delivery | Gap] = deque()
-        self._ready = asyncio.Event()
+        self._arrivals = Arrivals(config.buffer, self._check_open)
         self._members: dict[Subject, set[MemoryBroker]] | None = None
         self._closed = False
         self.guarantees = Guarantees(order="publisher", confirmed=True, max_payload=config.max_payload)
@@ -45,7 +43,7 @@ class MemoryBroker:
             return
         await self.unsubscribe(tuple(self._subjects))
         self._closed = True
-        self._ready.set()
+        self._arrivals.wake()
 
     async def publish(self, subject: Subject, payload: bytes, /) -> Position | None:
         """Hand the payload to every subscribed node, this one included (rules 4 to 6)."""
@@ -54,7 +52,7 @@ class MemoryBroker:
             raise PayloadTooLarge(size=len(payload), limit=self.guarantees.max_payload, broker="memory")
         delivery = Delivery(subject, payload)
         for node in members.get(subject, ()):
-            node._put(delivery)  # noqa: SLF001 - a peer of the same class
+            node._arrivals.put(delivery)  # noqa: SLF001 - a peer of the same class
         return None
 
     async def subscribe(self, subjects: Collection[Subject], /) -> None:
@@ -75,13 +73,7 @@ class MemoryBroker:
 
     async def receive(self) -> Sequence[Delivery | Gap]:
         """All that has arrived, at least one event (rule 7)."""
-        while not self._events:
-            self._check_open()
-            self._ready.clear()
-            await self._ready.wait()
-        events = tuple(self._events)
-        self._events.clear()
-        return events
+        return await self._arrivals.take()
 
     def _hub(self) -> dict[Subject, set["MemoryBroker"]]:
         self._check_open()
@@ -92,12 +84,3 @@ class MemoryBroker:
     def _check_open(self) -> None:
         if self._closed:
             raise BrokerClosed("The memory broker is closed.", broker="memory")
-
-    def _put(self, delivery: Delivery) -> None:
-        if len(self._events) < self._buffer:
-            self._events.append(delivery)
-        elif isinstance(last := self._events[-1], Gap):
-            self._events[-1] = Gap("overflow", missed=(last.missed or 0) + 1)
-        else:  # rule 8: in line, where the loss begins
-            self._events.append(Gap("overflow", missed=1))
-        self._ready.set()

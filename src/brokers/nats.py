@@ -10,7 +10,7 @@ import logging
 import random
 import re
 import ssl
-from collections import UserString, deque
+from collections import UserString
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from roomcast.brokers.nats_link import Link, Publishing
+from roomcast.core.arrivals import Arrivals
 from roomcast.core.broker import BrokerConfig, Delivery, Gap, Guarantees, Log, Order, Subject
 from roomcast.core.errors import (
     BrokerClosed,
@@ -59,8 +60,7 @@ class NatsBroker:
         self._servers, self._options = _endpoints(config)
         self._turn = random.randrange(len(self._servers))  # noqa: S311 - spreads nodes over servers
         self._subjects: dict[Subject, None] = {}
-        self._events: deque[Delivery | Gap] = deque()
-        self._ready = asyncio.Event()
+        self._arrivals = Arrivals(config.buffer, self._check_open)
         self._link: Link | None = None
         self._broken: Link | None = None
         self._break = asyncio.Event()
@@ -98,7 +98,7 @@ class NatsBroker:
             if self._keeper is not None:
                 self._keeper.cancel()
             link, self._link = self._link, None
-            self._ready.set()
+            self._arrivals.wake()
             try:
                 if self._keeper is not None:
                     await asyncio.wait((self._keeper,))
@@ -158,13 +158,7 @@ class NatsBroker:
 
     async def receive(self) -> Sequence[Delivery | Gap]:
         """All that has arrived, at least one event (rule 7)."""
-        while not self._events:
-            self._check_open()
-            self._ready.clear()
-            await self._ready.wait()
-        events = tuple(self._events)
-        self._events.clear()
-        return events
+        return await self._arrivals.take()
 
     async def _connect(self) -> None:
         """Try each server once, all within `connect_timeout`."""
@@ -233,28 +227,19 @@ class NatsBroker:
                     if said != (said := str(exc)):
                         _logger.warning("Trying to restore the link: %s", said)
             since, said = loop.time(), ""
-            self._put(Gap("reconnected"))
+            self._arrivals.gap(Gap("reconnected"))
             _logger.info("Connected to NATS again.")
 
     def _on_lost(self, link: Link, reason: Exception) -> None:
         if link is not self._link:
             return
         self._link, self._broken = None, link
-        self._put(Gap("disconnected", ongoing=True))
+        self._arrivals.gap(Gap("disconnected", ongoing=True))
         self._break.set()
         _logger.warning("The connection to NATS was lost: %s", reason)
 
     def _deliver(self, subject: Subject, payload: bytes) -> None:
-        if len(self._events) < self._config.buffer:
-            self._put(Delivery(subject, payload))
-        elif isinstance(last := self._events[-1], Gap) and last.reason == "overflow":
-            self._events[-1] = Gap("overflow", missed=(last.missed or 0) + 1)
-        else:  # rule 8: in line, where the loss begins
-            self._put(Gap("overflow", missed=1))
-
-    def _put(self, event: Delivery | Gap) -> None:
-        self._events.append(event)
-        self._ready.set()
+        self._arrivals.put(Delivery(subject, payload))
 
     def _check_open(self) -> None:
         if self._closed:

@@ -21,12 +21,12 @@ import math
 import random
 import secrets
 import ssl
-from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 from urllib.parse import SplitResult, parse_qsl, urlsplit, urlunsplit
 
 from roomcast.brokers.rabbitmq_link import Confirm, Link, closed, fail, translated
+from roomcast.core.arrivals import Arrivals
 from roomcast.core.broker import BrokerConfig, Delivery, Gap, Guarantees, Log, Position, Subject
 from roomcast.core.errors import (
     BrokerClosed,
@@ -61,8 +61,7 @@ class RabbitBroker:
         self._url = _client_url(parts, self._options, config.heartbeat)
         self._tls = _tls_context(self._options) if parts.scheme == "amqps" else None
         self._subjects: set[Subject] = set()
-        self._events: deque[Delivery | Gap] = deque()
-        self._ready = asyncio.Event()
+        self._arrivals = Arrivals(config.buffer, self._check_open)
         self._link: Link | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._disposals: set[asyncio.Task[None]] = set()
@@ -91,7 +90,7 @@ class RabbitBroker:
     async def aclose(self) -> None:
         """Flush, delete the queue, disconnect; blocked calls raise `BrokerClosed` (rule 11)."""
         self._closed = True
-        self._ready.set()
+        self._arrivals.wake()
         link, self._link = self._link, None
         await self._stop_keeper()
         if link is not None:
@@ -135,13 +134,7 @@ class RabbitBroker:
 
     async def receive(self) -> Sequence[Delivery | Gap]:
         """All that has arrived, at least one event (rule 7)."""
-        while not self._events:
-            self._check_open()
-            self._ready.clear()
-            await self._ready.wait()
-        events = tuple(self._events)
-        self._events.clear()
-        return events
+        return await self._arrivals.take()
 
     # One task keeps a link up, for ever.
 
@@ -198,9 +191,9 @@ class RabbitBroker:
             where = f"RabbitMQ at {self._host}:{self._port}"
             raise translated(exc, where, self._config) from exc
         if self._was_lost:
-            self._put_gap(Gap("reconnected"))
+            self._arrivals.gap(Gap("reconnected"))
         self._link = link
-        link.carry(self._put, self._on_lost, self._config.heartbeat)
+        link.carry(self._arrivals.put, self._on_lost, self._config.heartbeat)
         return link
 
     async def _dial(self) -> Link:
@@ -224,29 +217,7 @@ class RabbitBroker:
         if self._link is link:  # else aclose took it
             self._link = None
             self._was_lost = True
-            self._put_gap(Gap("disconnected", ongoing=True))
-
-    def _put(self, delivery: Delivery) -> None:
-        if len(self._events) < self._config.buffer:
-            self._events.append(delivery)
-        elif isinstance(last := self._events[-1], Gap) and last.reason == "overflow":
-            self._events[-1] = Gap("overflow", missed=(last.missed or 0) + 1)
-        else:
-            self._events.append(Gap("overflow", missed=1))  # rule 8: in line, where the loss begins
-        self._ready.set()
-
-    def _put_gap(self, gap: Gap) -> None:
-        if gap.ongoing and len(self._events) >= self._config.buffer:
-            # Nobody receives while the link comes and goes: the gaps at the end become one loss and one
-            # outage, so that they cannot grow without limit.
-            missed = 0
-            while self._events and isinstance(last := self._events[-1], Gap):
-                missed += last.missed or 0
-                self._events.pop()
-            if missed:
-                self._events.append(Gap("overflow", missed=missed))
-        self._events.append(gap)
-        self._ready.set()
+            self._arrivals.gap(Gap("disconnected", ongoing=True))
 
     def _check_open(self) -> None:
         if self._closed:

@@ -9,12 +9,12 @@ that makes the next one.
 import asyncio
 import logging
 import random
-from collections import deque
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
 from roomcast.brokers.redis_link import PARAMETERS, Link, endpoint
+from roomcast.core.arrivals import Arrivals
 from roomcast.core.broker import BrokerConfig, Delivery, Gap, Guarantees, Log, Subject
 from roomcast.core.errors import (
     BrokerClosed,
@@ -52,8 +52,7 @@ class RedisBroker:
         self._config = config
         self._endpoint = endpoint(config)
         self._names: dict[bytes, Subject] = {}  # the subjects to hear, by channel
-        self._events: deque[Delivery | Gap] = deque()
-        self._ready = asyncio.Event()
+        self._arrivals = Arrivals(config.buffer, self._check_open)
         self._link: Link | None = None
         self._keeper: asyncio.Task[Any] | None = None
         self._closed = False
@@ -85,7 +84,7 @@ class RedisBroker:
         if self._closed:
             return
         self._closed = True
-        self._ready.set()
+        self._arrivals.wake()
         link, self._link = self._link, None
         try:
             if link is not None:
@@ -134,13 +133,7 @@ class RedisBroker:
 
     async def receive(self) -> Sequence[Delivery | Gap]:
         """All that has arrived, at least one event (rule 7)."""
-        while not self._events:
-            self._check_open()
-            self._ready.clear()
-            await self._ready.wait()
-        events = tuple(self._events)
-        self._events.clear()
-        return events
+        return await self._arrivals.take()
 
     async def _connect(self) -> Link:
         """One attempt: both connections, then all subjects; only then does anybody see the link.
@@ -209,7 +202,7 @@ class RedisBroker:
                     else:
                         break
                 _logger.info("The link to Redis at %s is restored.", self._endpoint.address)
-                self._put_gap(Gap("reconnected"))
+                self._arrivals.gap(Gap("reconnected"))
                 since, said = loop.time(), ""
         finally:
             await self._drop(link)
@@ -218,38 +211,13 @@ class RedisBroker:
         if self._link is link:
             self._link = None
             _logger.warning("The link to Redis at %s is lost: %s", self._endpoint.address, cause)
-            self._put_gap(Gap("disconnected", ongoing=True))
+            self._arrivals.gap(Gap("disconnected", ongoing=True))
 
     def _deliver(self, channel: bytes, payload: bytes) -> None:
         subject = self._names.get(channel)
         if subject is None:  # unsubscribed while it was on its way
             return
-        if len(self._events) < self._config.buffer:
-            self._events.append(Delivery(subject, payload))
-            self._ready.set()
-        else:
-            self._overflow(1)
-
-    def _overflow(self, missed: int) -> None:
-        """Count what found no room, in line, where the loss begins (rule 8)."""
-        last = self._events[-1] if self._events else None
-        if isinstance(last, Gap) and last.reason == "overflow":
-            self._events[-1] = Gap("overflow", missed=(last.missed or 0) + missed)
-        else:
-            self._events.append(Gap("overflow", missed=missed))
-        self._ready.set()
-
-    def _put_gap(self, gap: Gap) -> None:
-        """A change of the link; in a full buffer the ones before it, that nobody has read, fall together."""
-        if gap.ongoing and len(self._events) >= self._config.buffer:
-            missed = 0
-            while self._events and isinstance(last := self._events[-1], Gap):
-                missed += last.missed or 0
-                self._events.pop()
-            if missed:
-                self._overflow(missed)
-        self._events.append(gap)
-        self._ready.set()
+        self._arrivals.put(Delivery(subject, payload))
 
     def _check_open(self) -> None:
         if self._closed:

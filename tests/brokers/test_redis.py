@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from roomcast.brokers.redis import RedisBroker
-from roomcast.core.broker import BrokerConfig, Gap, Position, Subject
+from roomcast.core.broker import BrokerConfig, Position, Subject
 from roomcast.core.errors import (
     BrokerClosed,
     BrokerUnavailable,
@@ -264,20 +264,3 @@ async def test_start_can_be_tried_again(redis_url: str) -> None:
         await broker.start()
         await broker.publish(ROOM, b"up")
         await broker.aclose()
-
-
-async def test_a_full_buffer_stays_bounded_while_the_link_comes_and_goes() -> None:
-    broker = RedisBroker(BrokerConfig(url="redis://localhost", buffer=2))
-    broker._names[b"room"] = ROOM
-    for number in range(10):
-        for _ in range(3):
-            broker._deliver(b"room", b"%d" % number)
-        broker._put_gap(Gap("disconnected", ongoing=True))
-        broker._put_gap(Gap("reconnected"))
-    events = await broker.receive()
-    assert payloads(events) == [b"0", b"0"]
-    assert gaps(events) == [
-        Gap("overflow", missed=28),
-        Gap("disconnected", ongoing=True),
-        Gap("reconnected"),
-    ]
