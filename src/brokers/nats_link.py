@@ -159,6 +159,7 @@ class Link:
                     **{"connect_timeout": timeout, **options},
                 )
                 self._watch_reader()
+                self._guard_writes()
                 self.max_payload = self._client.max_payload
                 await self._listen(self._echo)
                 await self.barrier()
@@ -395,6 +396,22 @@ class Link:
         reader: asyncio.Task[Any] | None = getattr(self._client, "_reading_task", None)
         if reader is not None:
             reader.add_done_callback(self._reader_ended)
+
+    def _guard_writes(self) -> None:
+        """Keep the library from writing to a connection that is lost already.
+
+        `writelines` of CPython 3.12 and 3.13's first releases does not look, and registers a file descriptor that may
+        be the next connection's by then, which then never hears that it is connected.
+        """
+        transport = getattr(self._client, "_transport", None)
+        writer = getattr(transport, "_io_writer", None)
+        if isinstance(writer, asyncio.StreamWriter):
+
+            def writelines(lines: Iterable[bytes]) -> None:
+                if not writer.transport.is_closing():
+                    writer.writelines(lines)
+
+            setattr(transport, "writelines", writelines)  # noqa: B010 - of a class that is not typed
 
     def _reader_ended(self, reader: "asyncio.Task[Any]") -> None:
         failure = None if reader.cancelled() else reader.exception()

@@ -1,5 +1,6 @@
 """What a node counts."""
 
+import inspect
 import json
 import re
 from dataclasses import fields
@@ -28,6 +29,6 @@ def test_a_snapshot_does_not_change_any_more() -> None:
 
 
 def test_every_counter_begins_at_nothing_and_is_explained() -> None:
-    explained = re.findall(r"^        (\w+): ", Stats.__doc__ or "", re.MULTILINE)
+    explained = re.findall(r"^    (\w+): ", inspect.getdoc(Stats) or "", re.MULTILINE)
     assert explained == [counter.name for counter in fields(Stats)]
     assert not any(Stats().snapshot().values())
