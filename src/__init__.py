@@ -6,7 +6,10 @@ app = socketio.ASGIApp(sio, on_startup=adapter.start, on_shutdown=adapter.aclose
 """
 
 from roomcast.core.adapter import Adapter
+from roomcast.core.broadcast import Answer
 from roomcast.core.broker import Gap
+from roomcast.core.descriptions import Handshake
+from roomcast.core.emitter import Emitter
 from roomcast.core.errors import (
     AckTimeout,
     Backpressure,
@@ -23,24 +26,38 @@ from roomcast.core.errors import (
     RoomcastError,
     WireError,
 )
+from roomcast.core.events import NodeAnswer
 from roomcast.core.health import Health
+from roomcast.core.membership import NodeInfo
+from roomcast.core.operator import Operator, RemoteSocket
+from roomcast.core.sync_emitter import SyncEmitter, SyncOperator, SyncRemoteSocket
 
 __all__ = [
     "AckTimeout",
     "Adapter",
+    "Answer",
     "Backpressure",
     "BrokerClosed",
     "BrokerError",
     "BrokerUnavailable",
     "ConfigurationError",
+    "Emitter",
     "EncodeError",
     "Gap",
+    "Handshake",
     "Health",
+    "NodeAnswer",
+    "NodeInfo",
+    "Operator",
     "PayloadTooLarge",
     "PublishRejected",
     "PublishUnconfirmed",
+    "RemoteSocket",
     "ReplayUnavailable",
     "RequestTimeout",
     "RoomcastError",
+    "SyncEmitter",
+    "SyncOperator",
+    "SyncRemoteSocket",
     "WireError",
 ]

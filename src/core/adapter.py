@@ -2,54 +2,57 @@
 
 Every call that the server makes on its manager keeps its meaning and reaches the whole cluster:
 
-1. `emit` encodes (or raises `EncodeError`), takes a place in the outbox (waiting for one only when it is full), and
-   then, without suspending, hands the packet to the local clients and to the outbox. So a cancelled emit has
-   happened everywhere or nowhere, and local clients never wait for the broker.
-2. Where an event goes: a room to the nodes with a member, several rooms or none to the nodes with a client in the
-   namespace, a sid to its node alone, an event that wants acknowledgements from more than one sid to every node.
-3. When `enter_room` returns, what is emitted later to the room, on any node, reaches the client.
-4. An acknowledgement finds its way back to the node that asked; a callback whose client or node is gone is dropped.
+1. `emit` is accepted, or fails, as `broadcast` says.
+2. When `enter_room` returns, what is emitted later to the room, on any node, reaches the client.
+3. `enter_room`, `leave_room` and `disconnect` of a client elsewhere return when it is done there.
+
+What python-socketio has no words for are the operators (`operator`) and the verbs below them.
 """
 
 import asyncio
-import inspect
 import logging
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, Unpack, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Unpack, cast, overload
 
-from roomcast.core.acks import Acks, Callback
+from roomcast.core.acks import Callback
+from roomcast.core.address import Address
+from roomcast.core.answers import Answers
+from roomcast.core.broadcast import Answer, Broadcast, Collector, call
 from roomcast.core.broker import Subject
 from roomcast.core.clients import NOT_HERE, Clients, addressed, skipped
+from roomcast.core.cluster import Cluster
 from roomcast.core.errors import BrokerUnavailable, RoomcastError, WireError
+from roomcast.core.events import Handler, Handlers, ServerEvents
 from roomcast.core.fanout import FanOut
+from roomcast.core.gateway import Gateway
 from roomcast.core.health import Health
+from roomcast.core.messages import (
+    CloseRoom,
+    Disconnect,
+    Emit,
+    Join,
+    Leave,
+    Message,
+    Reply,
+    Selection,
+    encode_message,
+)
 from roomcast.core.node import GapHook, Node
 from roomcast.core.options import Settings, options
-from roomcast.core.outbox import Entry
 from roomcast.core.owed import Owed
 from roomcast.core.packets import Packets, Parts
 from roomcast.core.rooms import Client, State
 from roomcast.core.sids import new_sid, owner
 from roomcast.core.subjects import Room, namespace_name, room_name
-from roomcast.core.wire import (
-    Ack,
-    CloseRoom,
-    Disconnect,
-    Emit,
-    Enter,
-    Expect,
-    Leave,
-    Reply,
-    encode_message,
-)
+from roomcast.core.surveys import Surveys
 
 logger = logging.getLogger("roomcast")
 
 _BACKOFF = 0.1, 2.0  # seconds between attempts of a start in the background: first, longest
 
 
-class Adapter(Clients):
+class Adapter(Clients, Gateway):
     """Joins the clients of this process with those of every other one on the same broker.
 
     Args:
@@ -68,36 +71,37 @@ class Adapter(Clients):
         super().__init__()
         self._url = url or os.environ.get("ROOMCAST_URL") or "memory://"
         self._settings = options(settings)
-        self._packets = Packets()
         self._fanout: FanOut | None = None
-        self._acks = Acks()
+        self._handlers = Handlers()
         self._starting: asyncio.Task[None] | None = None
         self._start_error: RoomcastError | None = None
-        self._node = self._make_node()
+        self._become_node()
 
-    def _make_node(self) -> Node:
-        node = Node(self._url, self._settings, lambda: len(self._rooms))
-        node.on_left = self._acks.left
-        node.on_beat = lambda: self._forget_unreachable(self._reachable)
-        self._owed = Owed(node, self._acks)
-        node.handlers |= {
-            Emit: self._on_emit,
-            Expect: self._owed.on_expect,
-            Ack: self._on_ack,
-            Enter: self._on_enter,
-            Leave: self._on_leave,
-            Disconnect: self._on_disconnect,
-            CloseRoom: self._on_close_room,
-        }
-        return node
+    def _become_node(self) -> None:
+        """Make the node and all that works for it."""
+        self._node = node = Node(self._url, self._settings, self._counts)
+        self._broadcast = Broadcast(node, lambda emit: self._deliver(node.id, emit, emit.packet.parts))
+        self._owed = Owed(node, self._broadcast.acks)
+        self._answers = Answers(node, self, self._rooms)
+        self._surveys = Surveys(node)
+        self._cluster = Cluster(node, self._broadcast, self._surveys, self._answers)
+        self._events = ServerEvents(node, self._cluster, self._handlers)
+        node.on_beat.append(lambda: self._forget_unreachable(self._reachable))
+        node.membership.on_joined.append(lambda info: self._events.tell("node_joined", info))
+        node.membership.on_left.append(lambda info, why: self._events.tell("node_left", info, why))
+        node.handlers |= {Emit: self._on_emit, CloseRoom: self._on_close_room}
+
+    def _counts(self) -> tuple[int, int]:
+        return len(self._rooms), sum(len(self._rooms.rooms(namespace)) for namespace in self._rooms.namespaces())
 
     def _be_oneself(self) -> None:
         """Made before a fork, every process would be the same node: each becomes one of its own as it starts."""
         if self._node.pid != os.getpid():
-            hooks, self._node = self._node.gap_hooks, self._make_node()
+            hooks = self._node.gap_hooks
+            self._become_node()
             self._node.gap_hooks = hooks
             if self.server is not None:
-                self.set_server(self.server)
+                self._serve()
 
     # Life
 
@@ -143,13 +147,35 @@ class Adapter(Clients):
 
     def stats(self) -> dict[str, Any]:
         """The node's counters by name (see `roomcast.core.stats.Stats`)."""
-        self._node.stats.acks_forgotten = self._acks.forgotten
+        self._node.stats.acks_forgotten = self._broadcast.acks.forgotten
         return self._node.stats.snapshot()
 
     def on_gap(self, hook: GapHook) -> GapHook:
         """Call `hook` with a `Gap` whenever something was, or may have been, lost. Usable as a decorator."""
         self._node.gap_hooks.append(hook)
         return hook
+
+    # Server-side events
+
+    @overload
+    def on(self, event: str) -> Callable[[Handler], Handler]: ...
+    @overload
+    def on(self, event: str, handler: Handler) -> Handler: ...
+    def on(self, event: str, handler: Any = None) -> Any:
+        """Call a function, or await it, for a server-side event; usable as a decorator.
+
+        Its arguments are the event's; what it returns is this node's answer, when one was asked for. The library
+        itself tells `node_joined` (a `NodeInfo`) and `node_left` (a `NodeInfo`, and "bye" or "lost").
+
+        Raises:
+            ValueError: the event has a handler already, or its name is reserved.
+        """
+
+        def register(function: Handler) -> Handler:
+            self._handlers.add(event, function)
+            return function
+
+        return register if handler is None else register(handler)
 
     # What the local half tells
 
@@ -158,6 +184,9 @@ class Adapter(Clients):
 
     def _last_out(self, namespace: str, room: Room | None) -> None:
         self._node.subscriber.ignore(self._subject_of(namespace, room))
+
+    def _parting(self, client: Client) -> None:
+        self._owed.drop(client)
 
     def _went(self, client: Client) -> None:
         self._owed.drop(client)
@@ -175,8 +204,12 @@ class Adapter(Clients):
         """Called by the server with itself."""
         self.server = server
         self.json = server.packet_class.json
-        self._packets = Packets(server.packet_class)
-        self._fanout = FanOut(server, self._node.settings.client_queue, self._node.stats)
+        self._note_auth(server)
+        self._serve()
+
+    def _serve(self) -> None:
+        self._broadcast.packets = Packets(self.server.packet_class)
+        self._fanout = FanOut(self.server, self._node.settings.client_queue, self._node.stats)
 
     def initialize(self) -> None:
         """Called by the server before its first client: start in the background unless that was done."""
@@ -258,25 +291,19 @@ class Adapter(Clients):
             await self._disconnect_elsewhere(sid, namespace)
 
     async def _disconnect_elsewhere(self, sid: str, namespace: str) -> None:
+        await self._ask_owner(sid, lambda number: Disconnect(number, Selection(namespace, (sid,))))
+
+    async def _ask_owner(self, sid: str, make: Callable[[int], Message]) -> Reply | None:
+        """What a client's node answers; None when there is no such node."""
         node = owner(sid)
-        if node in self._node.peers:
-            await self._node.request(node, lambda number: Disconnect(number, namespace, sid))
-
-    def _on_disconnect(self, origin: str, message: Disconnect) -> None:
-        self._node.spawn(self._disconnect_for(origin, message))
-
-    async def _disconnect_for(self, origin: str, message: Disconnect) -> None:
-        known = self._rooms.client(message.namespace, message.sid) is not None
-        try:
-            if known:
-                await self.server.disconnect(message.sid, namespace=message.namespace, ignore_queue=True)
-        finally:  # an error of the application's disconnect handler is this node's, not the asking one's
-            self._node.answer(origin, Reply(message.request, value=int(known)))
+        if node not in self._node.peers:
+            return None
+        return await self._surveys.ask(node, make, self._node.settings.request_timeout)
 
     # What the server calls: rooms
 
     async def enter_room(self, sid: str, namespace: str, room: Room, eio_sid: str | None = None) -> None:  # noqa: ARG002
-        """Put a client of any node into a room (rule 3).
+        """Put a client of any node into a room (rule 2).
 
         Raises:
             TypeError: the room is not named by text or an integer.
@@ -286,23 +313,11 @@ class Adapter(Clients):
         """
         room = room_name(room)
         if self._rooms.client(namespace, sid) is None:
-            node = owner(sid)
-            if node not in self._node.peers:
-                raise ValueError(NOT_HERE)
-            reply = await self._node.request(node, lambda number: Enter(number, namespace, sid, room))
-            if reply.error:
-                raise ValueError(reply.error)
+            reply = await self._ask_owner(sid, lambda number: Join(number, Selection(namespace, (sid,)), (room,)))
+            if reply is None or reply.error or not reply.value:
+                raise ValueError(NOT_HERE if reply is None else reply.error or NOT_HERE)
             return
-        await self._join(sid, namespace, room)
-
-    async def _join(self, sid: str, namespace: str, room: Room) -> None:
-        """Rule 3. Undone when the broker refuses the room's subject, or the caller waits no longer."""
-        self.basic_enter_room(sid, namespace, room)
-        try:
-            await self._node.subscriber.heard(self._subject_of(namespace, room))
-        except BaseException:
-            self.basic_leave_room(sid, namespace, room)
-            raise
+        await self._answers.enter(Selection(namespace, (sid,)), (room,)).heard()
 
     async def leave_room(self, sid: str, namespace: str, room: Room) -> None:
         """Take a client of any node out of a room; once it returns, nothing emitted later to it arrives.
@@ -314,8 +329,8 @@ class Adapter(Clients):
         room = room_name(room)
         if self._rooms.client(namespace, sid) is not None:
             self.basic_leave_room(sid, namespace, room)
-        elif (node := owner(sid)) in self._node.peers:
-            await self._node.request(node, lambda number: Leave(number, namespace, sid, room))
+        else:
+            await self._ask_owner(sid, lambda number: Leave(number, Selection(namespace, (sid,)), (room,)))
 
     async def close_room(self, room: Room, namespace: str | None = None) -> None:
         """Take everyone out of a room, on every node, in order with what this node emits.
@@ -334,27 +349,6 @@ class Adapter(Clients):
             raise
         self._node.publisher.put(self._node.subjects.room(namespace, room), message)
 
-    def _on_enter(self, origin: str, message: Enter) -> None:
-        try:
-            self.basic_enter_room(message.sid, message.namespace, message.room)
-        except ValueError as exc:
-            self._node.answer(origin, Reply(message.request, error=str(exc)))
-        else:
-            self._node.spawn(self._entered(origin, message))
-
-    async def _entered(self, origin: str, message: Enter) -> None:
-        try:
-            await self._node.subscriber.heard(self._subject_of(message.namespace, message.room))
-        except RoomcastError as exc:
-            self.basic_leave_room(message.sid, message.namespace, message.room)
-            self._node.answer(origin, Reply(message.request, error=str(exc)))
-        else:
-            self._node.answer(origin, Reply(message.request, value=1))
-
-    def _on_leave(self, origin: str, message: Leave) -> None:
-        self.basic_leave_room(message.sid, message.namespace, message.room)
-        self._node.answer(origin, Reply(message.request, value=1))
-
     def _on_close_room(self, _origin: str, message: CloseRoom) -> None:
         if not self.is_sid_room(message.namespace, message.room):
             self.basic_close_room(message.room, message.namespace)
@@ -372,7 +366,7 @@ class Adapter(Clients):
         to: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Send an event to a client, a room, several rooms or everyone, on every node (rules 1 and 2).
+        """Send an event to a client, a room, several rooms or everyone, on every node (rule 1).
 
         Args:
             event: the event's name.
@@ -390,38 +384,16 @@ class Adapter(Clients):
             PayloadTooLarge, Backpressure, BrokerClosed: nobody got the event.
             PublishUnconfirmed: only with `confirm`: other nodes may or may not have got it.
         """
-        namespace = namespace_name(namespace or "/")
-        rooms = addressed(to if to is not None else room)
-        skip = skipped(skip_sid)
-        packet = self._packets.event(event, _arguments(data), namespace)
-        subject = None if kwargs.get("ignore_queue") else self._subject(namespace, rooms, ack=callback is not None)
-        if callback is None:
-            entry = await self._send(Emit(namespace, rooms, packet, skip), subject)
-        else:
-            request = self._acks.begin(callback, self._ackers(rooms, subject))
-            try:
-                entry = await self._send(Emit(namespace, rooms, packet, skip, request), subject)
-            except BaseException:
-                self._acks.cancel(request)
-                raise
-        if entry is not None and self._node.settings.confirm:
-            await self._node.publisher.confirmed(entry, self._node.settings.emit_timeout)
-
-    async def _send(self, emit: Emit, subject: Subject | None) -> Entry | None:
-        """Rule 1: a place first, then the local clients and the outbox in one go."""
-        publisher = self._node.publisher
-        if subject is None:
-            await publisher.turn()
-            self._deliver(self._node.id, emit, emit.packet.parts)
-            return None
-        message = encode_message(emit)
-        await publisher.reserve(len(message))
-        entry = publisher.put(subject, message)
-        self._deliver(self._node.id, emit, emit.packet.parts)
-        return entry
+        address = Address(
+            namespace=namespace_name(namespace or "/"),
+            rooms=addressed(to if to is not None else room),
+            excluded=skipped(skip_sid),
+            local=bool(kwargs.get("ignore_queue")),
+        )
+        await self._broadcast.emit(address, event, _arguments(data), callback)
 
     async def trigger_callback(self, sid: str, id: int, data: Sequence[Any]) -> None:  # noqa: A002 - socketio's name
-        """Called by the server with a client's acknowledgement (rule 4)."""
+        """Called by the server with a client's acknowledgement."""
         for namespace in self._rooms.namespaces():
             client = self._rooms.client(namespace, sid)
             if client is not None:
@@ -429,72 +401,39 @@ class Adapter(Clients):
         else:
             return
         try:
-            callback = self._owed.settle(client, id, data, namespace, self._packets)
+            waiter = self._owed.settle(client, id, data, namespace, self._broadcast.packets)
         except KeyError:
             logger.warning("roomcast: unknown callback %s of client %s, ignored", id, sid)
             return
-        if callback is not None:
-            await _call(callback, data)
+        if isinstance(waiter, Collector):
+            waiter.take(Answer(sid, self._node.id, tuple(data)))
+        elif waiter is not None:
+            await call(waiter, data)
 
     def _deliver(self, origin: str, emit: Emit, parts: Parts) -> None:
         """Hand a packet to the clients of this node that are addressed."""
         if self._fanout is None:
+            if emit.request:
+                self._owed.ask(origin, emit.request, ())
             return
-        clients = self._rooms.select(emit.namespace, emit.rooms, emit.skip)
-        if not emit.request:
-            self._fanout.send(clients, parts)
-            return
-        for client, number in self._owed.ask(origin, emit.request, clients):
-            self._fanout.send((client,), self._packets.with_id(parts, emit.namespace, number))
+        clients: Iterable[Client] = self._rooms.select(emit.namespace, emit.rooms, emit.excluded)
+        if emit.request:
+            clients = self._fanout.ready(clients, volatile=emit.volatile)
+            number = self._owed.ask(origin, emit.request, clients)
+            parts = self._broadcast.packets.with_id(parts, emit.namespace, number)
+        self._fanout.send(clients, parts, volatile=emit.volatile)
 
     def _on_emit(self, origin: str, message: Emit) -> None:
         try:
-            parts = self._packets.accept(message.packet, message.namespace)
+            parts = self._broadcast.packets.accept(message.packet, message.namespace)
         except WireError:
             if message.request:
-                self._node.answer(origin, Expect(message.request, ()))
+                self._owed.ask(origin, message.request, ())
             raise
         self._deliver(origin, message, parts)
-
-    def _on_ack(self, origin: str, message: Ack) -> None:
-        if message.packet is None:
-            self._acks.gone(message.request, origin, message.sid)
-            return
-        data = self._packets.ack_data(message.packet)
-        callback = self._acks.answer(message.request, origin, message.sid)
-        if callback is None:
-            raise WireError("stray_ack", "An acknowledgement arrived that nothing waits for.")
-        self._node.spawn(_call(callback, data))
-
-    def _subject(self, namespace: str, rooms: tuple[Room, ...], *, ack: bool) -> Subject | None:
-        """Where an event goes (rule 2); None when nobody elsewhere can be meant."""
-        subjects = self._node.subjects
-        everyone = subjects.control if ack else subjects.namespace(namespace)
-        if len(rooms) != 1:
-            return everyone
-        node = owner(rooms[0])
-        if not node:
-            return subjects.control if ack else subjects.room(namespace, rooms[0])
-        if node == self._node.id:
-            return None  # a client of this node, here or gone
-        # a sid of a node that has not said hello yet, or a room that looks like one: both are found everywhere
-        return subjects.inbox(node) if node in self._node.peers else everyone
-
-    def _ackers(self, rooms: tuple[Room, ...], subject: Subject | None) -> set[str]:
-        """The nodes that will say which clients they reached."""
-        if subject is None:
-            return {self._node.id}
-        node = owner(rooms[0]) if len(rooms) == 1 else ""
-        return {self._node.id, node} if node in self._node.peers else {self._node.id, *self._node.peers.ids}
 
 
 def _arguments(data: Any) -> Sequence[Any]:
     if isinstance(data, tuple):
         return cast("tuple[Any, ...]", data)
     return () if data is None else (data,)
-
-
-async def _call(callback: Callable[..., Any], data: Sequence[Any]) -> None:
-    result = callback(*data)
-    if inspect.isawaitable(result):
-        await result

@@ -6,6 +6,7 @@
 3. The subclass is told of the first member in and the last one out, and of each client that went.
 """
 
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, cast
 
@@ -28,12 +29,16 @@ class Clients(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         self._rooms = Rooms()
         self.rooms = RoomsView(self._rooms)
         self._unreachable: set[Client] = set()
+        self._auth: dict[tuple[str, str], Any] = {}
 
     def _first_in(self, namespace: str, room: Room | None) -> None:
         """A room, or a namespace (None), has its first local member (rule 3)."""
 
     def _last_out(self, namespace: str, room: Room | None) -> None:
         """A room, or a namespace (None), has lost its last local member (rule 3)."""
+
+    def _parting(self, client: Client) -> None:
+        """A client is going: it says nothing any more (rule 3)."""
 
     def _went(self, client: Client) -> None:
         """A client is gone (rule 3)."""
@@ -42,7 +47,23 @@ class Clients(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         """Take in a new client."""
         if namespace not in self._rooms.namespaces():
             self._first_in(namespace, None)
-        self._rooms.add(namespace, sid, eio_sid)
+        client = self._rooms.add(namespace, sid, eio_sid)
+        client.time = time.time()
+        client.auth = self._auth.get((eio_sid, namespace))
+
+    def _note_auth(self, server: Any) -> None:
+        """Keep what clients send as `auth`: python-socketio shows it to the connect handler alone."""
+        handle = server._handle_connect  # noqa: SLF001 - it tells no one else
+
+        async def handle_connect(eio_sid: str, namespace: str | None, data: Any) -> None:
+            key = (eio_sid, namespace or "/")
+            self._auth[key] = data
+            try:
+                await handle(eio_sid, namespace, data)
+            finally:
+                self._auth.pop(key, None)
+
+        server._handle_connect = handle_connect  # noqa: SLF001
 
     def _forget_unreachable(self, reachable: Callable[[Client], bool]) -> None:
         """Let go of clients that were unreachable at the last call, too.
@@ -86,6 +107,7 @@ class Clients(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         if client is None:
             return None
         client.state = State.DISCONNECTING
+        self._parting(client)
         return client.eio_sid
 
     def basic_disconnect(self, sid: str, namespace: str, **_kwargs: Any) -> None:

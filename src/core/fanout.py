@@ -5,6 +5,7 @@
 2. A client whose queue holds more than `limit` packets is disconnected, counted and logged: a slow reader cannot
    grow a node without limit.
 3. A client that is closing gets nothing.
+4. A volatile packet is dropped, and counted, for a client for whom others wait.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from typing import Any, cast
 from engineio import packet as eio_packet
 
 from roomcast.core.packets import Parts
-from roomcast.core.rooms import Client
+from roomcast.core.rooms import Client, State
 from roomcast.core.stats import Stats
 
 logger = logging.getLogger("roomcast")
@@ -54,8 +55,22 @@ class FanOut:
         self._stats = stats
         self._closing: dict[str, asyncio.Task[None]] = {}
 
-    def send(self, clients: Iterable[Client], parts: Parts) -> None:
-        """Put a packet into the queue of each client (rule 1)."""
+    def ready(self, clients: Iterable[Client], *, volatile: bool) -> list[Client]:
+        """Those of the clients who can be given a packet now (rules 3 and 4), and can answer it."""
+        sockets = self._server.eio.sockets
+        ready: list[Client] = []
+        for client in clients:
+            socket = sockets.get(client.eio_sid)
+            if client.state is State.DISCONNECTING or socket is None or socket.closed or socket.closing:
+                continue
+            if volatile and not socket.queue.empty():
+                self._stats.volatile_dropped += 1
+                continue
+            ready.append(client)
+        return ready
+
+    def send(self, clients: Iterable[Client], parts: Parts, *, volatile: bool = False) -> None:
+        """Put a packet into the queue of each client (rules 1 to 4)."""
         packets: tuple[Any, ...] = ()
         sockets = self._server.eio.sockets
         count = 0
@@ -65,6 +80,9 @@ class FanOut:
                 continue
             queue = socket.queue
             if self._closing and client.eio_sid in self._closing:
+                continue
+            if volatile and not queue.empty():
+                self._stats.volatile_dropped += 1
                 continue
             if queue.qsize() >= self._limit:
                 self._cut(client, socket)

@@ -20,28 +20,19 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from roomcast.core.broker import Broker, Delivery, Gap, Subject
-from roomcast.core.errors import BrokerClosed, RequestTimeout, WireError
+from roomcast.core.errors import BrokerClosed, BrokerUnavailable, WireError
 from roomcast.core.health import Health
+from roomcast.core.membership import Membership, NodeInfo
+from roomcast.core.messages import Bye, Census, Heartbeat, Hello, Message, decode_message, encode_message
 from roomcast.core.options import Options
-from roomcast.core.peers import PeerJoined, PeerLeft, PeerRefused, Peers
 from roomcast.core.publisher import Publisher
 from roomcast.core.registry import open_broker
-from roomcast.core.requests import Request, Requests
 from roomcast.core.sequences import Tracking
 from roomcast.core.sids import new_node
 from roomcast.core.stats import Stats
 from roomcast.core.subjects import Subjects
 from roomcast.core.subscriber import Subscriber
-from roomcast.core.wire import (
-    Bye,
-    Heartbeat,
-    Hello,
-    Message,
-    Reply,
-    Wire,
-    decode_message,
-    encode_message,
-)
+from roomcast.core.wire import Wire
 
 logger = logging.getLogger("roomcast")
 
@@ -49,7 +40,6 @@ GapHook = Callable[[Gap], Awaitable[None] | None]
 
 _SLICE = 0.005  # seconds of handling after which the loop gets a turn
 _MOURNED = 600.0  # seconds for which the numbers of a lost peer are kept
-_INTRODUCTIONS = 1000  # nodes that are told hello in one period of the clock
 _AGAIN = 1.0  # seconds until what was refused is asked for again, or what repeats is logged again
 
 
@@ -59,31 +49,39 @@ class Node:
     Attributes:
         id: six URL-safe characters, drawn anew for every life of a process.
         pid: the process that made it; in a forked one it must not be used.
+        membership: who else is there.
         handlers: what to do with each kind of message: called with the origin's id and the message.
-        on_left: called with the id of a node that is gone.
-        on_beat: called once in each heartbeat.
+        on_left: each called with the id of a node that is gone.
+        on_beat: each called once in each heartbeat.
+        on_close: each called when this node closes, before the broker does.
+
+    Args:
+        url: the broker.
+        settings: of this node; the URL's own win.
+        counts: how many clients and rooms it has.
+        guest: it is no node itself (see `membership`).
     """
 
-    def __init__(self, url: str, settings: Options, clients: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        url: str,
+        settings: Options,
+        counts: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        *,
+        guest: bool = False,
+    ) -> None:
         self.id = new_node()
         self.pid = os.getpid()
         self._url = url
-        self._clients = clients
         self._broker, self.settings = open_broker(url, settings, self.id)
         self.name = (self.settings.name or f"{socket.gethostname()}:{os.getpid()}")[:256]
         self.stats = Stats()
-        self.handlers: dict[type[Any], Callable[[str, Any], None]] = {
-            Hello: self._on_hello,
-            Heartbeat: self._on_heartbeat,
-            Bye: self._on_bye,
-            Reply: self._on_reply,
-        }
-        self.on_left: Callable[[str], None] = lambda _node: None
-        self.on_beat: Callable[[], None] = lambda: None
+        self.on_left: list[Callable[[str], None]] = []
+        self.on_beat: list[Callable[[], None]] = []
+        self.on_close: list[Callable[[], None]] = []
         self.gap_hooks: list[GapHook] = []
         partitions = self._broker.guarantees.partitions
         self.subjects = Subjects(self.settings.prefix, partitions)
-        self.peers = Peers(partitions=partitions or 0, timeout=self.settings.peer_timeout)
         self.wire = Wire(self.settings.secret, max_payload=self.settings.max_payload, freshness=self.settings.freshness)
         self.publisher = Publisher(
             origin=self.id,
@@ -93,12 +91,28 @@ class Node:
             stats=self.stats,
             tell=self._tell,
         )
+        self.membership = Membership(
+            node=self.id,
+            name=self.name,
+            guest=guest,
+            heartbeat=self.settings.heartbeat,
+            timeout=self.settings.peer_timeout,
+            subjects=self.subjects,
+            say=self._say,
+            counts=counts,
+        )
+        self.membership.on_left.append(self._left)
+        self.peers = self.membership.peers
+        self.handlers: dict[type[Any], Callable[[str, Any], None]] = {
+            Hello: self.membership.on_hello,
+            Heartbeat: self.membership.on_heartbeat,
+            Bye: self.membership.on_bye,
+            Census: self.membership.on_census,
+        }
         self._tracking = Tracking()
+        self._in_order = self._broker.guarantees.order != "subject"
         self.subscriber = Subscriber(self.settings.linger, dropped=self._tracking.pause, fault=self.fault)
-        self._requests = Requests()
-        self._answers: dict[int, asyncio.Future[None]] = {}
         self._always = frozenset({self.subjects.control, self.subjects.inbox(self.id)})
-        self._started = 0.0
         self._connected = False
         self._problem = "the adapter is not started"
         self._loops: list[asyncio.Task[None]] = []
@@ -107,7 +121,6 @@ class Node:
         self._gaps_logged: dict[str, float] = {}
         self._regrouping = False
         self._regroup_timer: asyncio.TimerHandle | None = None
-        self._introduced: set[str] = set()
         self._closing: asyncio.Task[None] | None = None
         self._mourned: deque[tuple[float, str]] = deque()
         self._start_lock = asyncio.Lock()
@@ -124,11 +137,12 @@ class Node:
             ConfigurationError: the broker will never accept these settings.
         """
         async with self._start_lock:
-            self._check_open()
+            self.check_open()
             if not self._loops:
                 await self._start()
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise `BrokerClosed` once this node is closed."""
         if self._closed:
             raise BrokerClosed("The adapter is closed; make a new one.", broker=self.broker_name)
 
@@ -137,13 +151,12 @@ class Node:
         try:
             await broker.start()
             await broker.subscribe(self._always)
-            self._check_open()
+            self.check_open()
         except BaseException:
             await broker.aclose()
             if not self._closed:
                 self._broker, _ = open_broker(self._url, self.settings, self.id)
             raise
-        self._started = time.time()
         self._connected, self._problem = True, ""
         self.publisher.attach(broker)
         self._loops = [
@@ -151,7 +164,7 @@ class Node:
             self._spawn_loop("subscribe", self.subscriber.run(broker)),
             self._spawn_loop("clock", self._keep_time()),
         ]
-        self._hello(self.subjects.control, answer=True)
+        self.membership.start()
         self.publisher.release()
         logger.info("roomcast: node %s (%s) joined by %s", self.id, self.name, self.broker_name)
 
@@ -166,13 +179,13 @@ class Node:
         if self._connected:
             self.publisher.release()  # in case peers still regroup: those that are back shall hear it
             await self.publisher.drain(self.settings.emit_timeout)
-            bye = self.publisher.say(self.subjects.control, encode_message(Bye()))
-            await asyncio.wait([bye], timeout=_AGAIN)
+            if (bye := self.membership.part()) is not None:
+                await asyncio.wait([bye], timeout=_AGAIN)
         self.publisher.close()
         self._connected, self._problem = False, "the adapter is closed"
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(BrokerClosed("The adapter was closed.", broker=self.broker_name))
+        self.membership.close()
+        for hook in self.on_close:
+            hook()
         self.subscriber.close()
         await self._broker.aclose()
         if self._regroup_timer is not None:
@@ -191,6 +204,18 @@ class Node:
     def running(self) -> bool:
         """Started, and not closed."""
         return bool(self._loops) and not self._closed
+
+    async def met(self) -> None:
+        """Return once all nodes are known (see `membership`).
+
+        Raises:
+            BrokerUnavailable: this node has not joined the cluster.
+            BrokerClosed: it was closed.
+        """
+        self.check_open()
+        if not self._loops:
+            raise BrokerUnavailable(f"Other nodes cannot be asked: {self._problem}.", broker=self.broker_name)
+        await self.membership.met()
 
     def health(self) -> Health:
         """Whether this node can hear and speak."""
@@ -260,7 +285,8 @@ class Node:
         self._heard_from(origin)
         messages = envelope.messages
         if envelope.epoch:
-            reading = self._tracking.read(subject, origin, envelope.epoch, envelope.first, len(messages))
+            place = envelope.place if self._in_order else 0
+            reading = self._tracking.read(subject, origin, envelope.epoch, envelope.first, len(messages), place)
             if reading.missed:
                 self.stats.missed += reading.missed
                 self._tell(Gap("missed", subject=subject, origin=origin, missed=reading.missed))
@@ -307,7 +333,7 @@ class Node:
             self.peers.resume(time.monotonic())
             self.peers.regroup()
             self.publisher.hold(link_down=False)
-            self._hello(self.subjects.control, answer=True)
+            self.membership.greet()
             self._regrouping = True
             if self._regroup_timer is not None:
                 self._regroup_timer.cancel()
@@ -367,92 +393,30 @@ class Node:
                 self.peers.resume(now)  # this process was stopped: the silence was ours
             while self._mourned and self._mourned[0][0] < now:
                 self._tracking.forget_origin(self._mourned.popleft()[1])
-            self._introduced.clear()
+            self.membership.period_over()
             self.publisher.tick(now)
             self.wire.forget(time.time_ns() // 1000)
             if now >= beat:
                 beat = now + self.settings.heartbeat
-                self.on_beat()
+                for hook in self.on_beat:
+                    hook()
                 if self._connected:
-                    self.publisher.say(self.subjects.control, encode_message(Heartbeat(self._clients())))
+                    self.membership.beat()
             if self._connected:
-                for left in self.peers.tick(now):
-                    self._left(left)
+                self.membership.tick(now)
 
-    def _hello(self, subject: Subject, *, answer: bool) -> None:
-        hello = Hello(
-            name=self.name,
-            started=self._started,
-            partitions=self.subjects.partitions or 0,
-            heartbeat=self.settings.heartbeat,
-            answer=answer,
-        )
-        self.publisher.say(subject, encode_message(hello))
-
-    def _on_hello(self, origin: str, hello: Hello) -> None:
-        news = self.peers.hello(origin, hello, time.monotonic())
-        if isinstance(news, PeerRefused):
-            logger.error("roomcast: %s", news.reason)
-        elif isinstance(news, PeerJoined):
-            logger.info("roomcast: node %s (%s) is here", origin, hello.name)
-        if hello.answer:
-            self._introduce(origin, answer=False)
-
-    def _on_heartbeat(self, origin: str, beat: Heartbeat) -> None:
-        if not self.peers.heartbeat(origin, beat.clients, time.monotonic()):
-            self._introduce(origin, answer=True)
-
-    def _introduce(self, node: str, *, answer: bool) -> None:
-        """Say hello to one node, once in each period of the clock: a flood must not be answered by another one."""
-        if node not in self._introduced and len(self._introduced) < _INTRODUCTIONS:
-            self._introduced.add(node)
-            self._hello(self.subjects.inbox(node), answer=answer)
-
-    def _on_bye(self, origin: str, _bye: Bye) -> None:
-        if (left := self.peers.bye(origin)) is not None:
-            self._left(left)
-
-    def _left(self, left: PeerLeft) -> None:
-        logger.info("roomcast: node %s (%s) is gone: %s", left.peer.id, left.peer.name, left.why)
-        if left.why == "bye":
-            self._tracking.forget_origin(left.peer.id)
+    def _left(self, peer: NodeInfo, why: str) -> None:
+        if why == "bye":
+            self._tracking.forget_origin(peer.id)
         else:  # it may come back, and then its numbers tell what was lost
-            self._mourned.append((time.monotonic() + _MOURNED, left.peer.id))
-        for request in self._requests.left(left.peer.id):
-            self._wake(request)
-        self.on_left(left.peer.id)
+            self._mourned.append((time.monotonic() + _MOURNED, peer.id))
+        for hook in self.on_left:
+            hook(peer.id)
         if not self.peers.awaited:
             self._regrouped()
 
-    # Requests
-
-    async def request(self, node: str, make: Callable[[int], Message]) -> Reply:
-        """Ask one node and wait for its answer.
-
-        Raises:
-            RequestTimeout: it left, or did not answer within `request_timeout`.
-        """
-        deadline = time.monotonic() + self.settings.request_timeout
-        request = self._requests.begin({node}, deadline)
-        answer = self._answers[request.number] = asyncio.get_running_loop().create_future()
-        try:
-            message = encode_message(make(request.number))
-            await self.publisher.reserve(len(message))
-            self.publisher.put(self.subjects.inbox(node), message)
-            async with asyncio.timeout(deadline - time.monotonic()):
-                await answer
-        except TimeoutError:
-            request.gone.update(request.waiting)
-        finally:
-            self._requests.end(request)
-            del self._answers[request.number]
-        if request.missing:
-            raise RequestTimeout(
-                f"Node {node} did not answer within {self.settings.request_timeout} s, or left.",
-                replies=request.replies,
-                missing=request.missing,
-            )
-        return request.replies[node]
+    def _say(self, subject: Subject, message: Message) -> asyncio.Future[Any]:
+        return self.publisher.say(subject, encode_message(message))
 
     def answer(self, node: str, message: Message) -> bool:
         """Send an answer to a node's inbox, in order with what this node emits; never waits.
@@ -464,20 +428,6 @@ class Node:
             return False
         self.publisher.put(self.subjects.inbox(node), raw)
         return True
-
-    def _on_reply(self, origin: str, reply: Reply) -> None:
-        try:
-            over = self._requests.reply(origin, reply)
-        except KeyError:
-            self.stats.stray_replies += 1
-            return
-        if over is not None:
-            self._wake(over)
-
-    def _wake(self, request: Request) -> None:
-        answer = self._answers.get(request.number)
-        if answer is not None and not answer.done():
-            answer.set_result(None)
 
 
 async def _await(result: Awaitable[None]) -> None:

@@ -27,18 +27,22 @@ class Entry:
         message: encoded, ready for an envelope.
         epoch, number: from the publisher's `Numbering`.
         queued: when it came in.
+        place: in everything the publisher sends.
         sent: whether it was handed to the broker, so that it may have been delivered although nothing confirms it.
         waiter: whatever the shell wants back when the message is confirmed or given up.
     """
 
-    __slots__ = ("epoch", "message", "number", "queued", "sent", "subject", "waiter")
+    __slots__ = ("epoch", "message", "number", "place", "queued", "sent", "subject", "waiter")
 
-    def __init__(self, subject: Subject, message: bytes, epoch: int, number: int, queued: float) -> None:
+    def __init__(
+        self, subject: Subject, message: bytes, epoch: int, number: int, queued: float, place: int = 0
+    ) -> None:
         self.subject = subject
         self.message = message
         self.epoch = epoch
         self.number = number
         self.queued = queued
+        self.place = place
         self.sent = False
         self.waiter: Any = None
 

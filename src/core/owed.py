@@ -5,15 +5,16 @@
    its answer cannot travel. The node that asked is told in every case, so nothing there waits for ever.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
-from roomcast.core.acks import Acks, Callback
+from roomcast.core.acks import Acks
 from roomcast.core.errors import EncodeError
+from roomcast.core.messages import Ack, Expect
 from roomcast.core.node import Node
 from roomcast.core.packets import Packets
 from roomcast.core.rooms import Client
-from roomcast.core.wire import Ack, Expect
 
 SIDS = 100  # told in one message; it fits the smallest max_payload
 OWED = 1000  # by one client; beyond it the oldest is given up
@@ -30,10 +31,10 @@ class Owed:
     def __init__(self, node: Node, acks: Acks) -> None:
         self._node = node
         self._acks = acks
+        self._numbers = count(1)  # one for each emit, so that all its clients can be given the same packet
 
-    def ask(self, origin: str, request: int, clients: Iterable[Client]) -> Iterator[tuple[Client, int]]:
-        """Note that `origin` asks these clients; gives each one with the number its packet is to carry (rule 1)."""
-        asked = list(clients)
+    def ask(self, origin: str, request: int, asked: Sequence[Client]) -> int:
+        """Note that `origin` asks these clients (rule 1); the number that the packet to them is to carry."""
         sids = tuple(client.sid for client in asked)
         if origin == self._node.id:
             self._acks.expect(request, origin, sids)
@@ -41,18 +42,16 @@ class Owed:
             for first in range(0, max(1, len(sids)), SIDS):
                 more = first + SIDS < len(sids)
                 self._node.answer(origin, Expect(request, sids[first : first + SIDS], more=more))
+        number = next(self._numbers)
         for client in asked:
-            number = next(client.next_ack)
             client.acks = client.acks or {}
             client.acks[number] = (origin, request)
             if len(client.acks) > OWED:
                 self._give_up(client, next(iter(client.acks)))
-            yield client, number
+        return number
 
-    def settle(
-        self, client: Client, number: int, data: Sequence[Any], namespace: str, packets: Packets
-    ) -> Callback | None:
-        """A client acknowledged (rule 2): the callback to call, when it is this node's own.
+    def settle(self, client: Client, number: int, data: Sequence[Any], namespace: str, packets: Packets) -> Any:
+        """A client acknowledged (rule 2): who waits for it, when that is on this node; else None.
 
         Raises:
             KeyError: the client does not owe this.
@@ -66,10 +65,6 @@ class Owed:
         except EncodeError as exc:
             self._lost(origin, request, client, exc)
         return None
-
-    def on_expect(self, origin: str, message: Expect) -> None:
-        """A node says which of its clients this node asked."""
-        self._acks.expect(message.request, origin, message.sids, more=message.more)
 
     def drop(self, client: Client) -> None:
         """A client is gone (rule 2)."""

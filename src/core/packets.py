@@ -18,7 +18,7 @@ import msgspec
 from socketio import packet as sio_packet
 
 from roomcast.core.errors import EncodeError, WireError
-from roomcast.core.wire import Packet
+from roomcast.core.messages import Packet
 
 Parts = tuple[str | bytes, ...]
 

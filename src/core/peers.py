@@ -13,7 +13,7 @@ Pure: `now` is a monotonic clock in seconds.
 from dataclasses import dataclass
 from typing import Literal
 
-from roomcast.core.wire import Hello
+from roomcast.core.messages import Heartbeat, Hello
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +24,18 @@ class Peer:
         id: names one life of a process; sids of its clients begin with it.
         name: for people.
         started: seconds since 1970, by its clock.
-        clients: how many it served at its last heartbeat.
+        version: of roomcast.
+        clients, rooms: how many it had at its last heartbeat.
+        heard: when it was last heard, on the clock of `now`.
     """
 
     id: str
     name: str
     started: float
-    clients: int = 0
+    version: str
+    clients: int
+    rooms: int
+    heard: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +62,12 @@ class PeerRefused:
 
 
 class _Entry:
-    __slots__ = ("clients", "heard", "hello")
+    __slots__ = ("beat", "heard", "hello")
 
     def __init__(self, hello: Hello, heard: float) -> None:
         self.hello = hello
         self.heard = heard
-        self.clients = 0
+        self.beat = Heartbeat(0)
 
 
 @dataclass(slots=True)
@@ -147,13 +152,13 @@ class Peers:
         elif (refusal := self._refused.get(node)) is not None:
             refusal.heard = now
 
-    def heartbeat(self, node: str, clients: int, now: float) -> bool:
+    def heartbeat(self, node: str, beat: Heartbeat, now: float) -> bool:
         """A node is alive; False when it never said hello to us and should be asked to."""
         self.heard(node, now)
         entry = self._live.get(node)
         if entry is None:
             return node in self._refused
-        entry.clients = clients
+        entry.beat = beat
         return True
 
     def bye(self, node: str) -> PeerLeft | None:
@@ -190,4 +195,5 @@ class Peers:
 
     @staticmethod
     def _peer(node: str, entry: _Entry) -> Peer:
-        return Peer(id=node, name=entry.hello.name, started=entry.hello.started, clients=entry.clients)
+        hello, beat = entry.hello, entry.beat
+        return Peer(node, hello.name, hello.started, hello.version, beat.clients, beat.rooms, entry.heard)

@@ -74,6 +74,7 @@ class Publisher:
         )
         self._sent = time.time_ns() // 1000
         self._numbering = Numbering(self._sent)
+        self._place = 0
         self._queue: deque[tuple[asyncio.Future[None], int]] = deque()
         self._broker: Broker | None = None
         self._held = True
@@ -87,6 +88,11 @@ class Publisher:
     def backlog(self) -> int:
         """Messages queued or unconfirmed."""
         return len(self._outbox)
+
+    @property
+    def limit(self) -> int:
+        """Bytes of the largest payload."""
+        return self._limit
 
     def attach(self, broker: Broker) -> None:
         """Publish to this broker, once released."""
@@ -109,6 +115,11 @@ class Publisher:
             self._make_room(size)
         else:
             await self._wait_for_place(size)
+
+    def fits(self, size: int) -> bool:
+        """Whether a message of `size` bytes could leave now, without waiting for a place or for the link."""
+        self._check(size)
+        return not self._queue and not self._link_down and self._outbox.fits(size)
 
     async def turn(self) -> None:
         """Wait behind those who wait for a place, without taking one; does not suspend when nobody does.
@@ -140,7 +151,8 @@ class Publisher:
     def put(self, subject: Subject, message: bytes) -> Entry:
         """Send a message in the place reserved for it (rule 2)."""
         epoch, number = self._numbering.next(subject)
-        entry = Entry(subject, message, epoch, number, time.monotonic())
+        self._place += 1
+        entry = Entry(subject, message, epoch, number, time.monotonic(), self._place)
         self._outbox.put(entry)
         self._schedule()
         return entry
@@ -165,7 +177,7 @@ class Publisher:
 
     def say(self, subject: Subject, message: bytes) -> asyncio.Future[Position | None]:
         """Send a message of this moment (a hello, a heartbeat): past the outbox, unnumbered, never again."""
-        said = self._publish(subject, 0, 1, [message])
+        said = self._publish(subject, 0, 1, 0, [message])
         said.add_done_callback(_forget)
         return said
 
@@ -274,17 +286,18 @@ class Publisher:
             if self._held or self._closed or (batch := self._outbox.take()) is None:
                 return
             first = batch.entries[0]
-            future = self._publish(batch.subject, first.epoch, first.number, [e.message for e in batch.entries])
+            messages = [entry.message for entry in batch.entries]
+            future = self._publish(batch.subject, first.epoch, first.number, first.place, messages)
             future.add_done_callback(partial(self._settle, batch))
         self._schedule()
 
     def _publish(
-        self, subject: Subject, epoch: int, first: int, messages: Iterable[bytes]
+        self, subject: Subject, epoch: int, first: int, place: int, messages: Iterable[bytes]
     ) -> asyncio.Future[Position | None]:
         assert self._broker is not None, "published before attach"  # noqa: S101 - states an invariant
         self._sent = max(self._sent + 1, time.time_ns() // 1000)
         raw = [msgspec.Raw(message) for message in messages]
-        payload = self._wire.seal(subject, Envelope(self._origin, self._sent, epoch, first, raw))
+        payload = self._wire.seal(subject, Envelope(self._origin, self._sent, epoch, first, raw, place))
         return asyncio.ensure_future(self._broker.publish(subject, payload))
 
     def _settle(self, batch: Batch, done: asyncio.Future[Position | None]) -> None:

@@ -11,7 +11,7 @@ member, and only a larger room is a table: that halves the memory of a hundred t
 
 from collections.abc import Collection, Iterable, Sequence
 from enum import Enum
-from itertools import count
+from typing import Any
 
 from roomcast.core.subjects import Room
 
@@ -27,7 +27,7 @@ class State(Enum):
 class Client:
     """One Socket.IO session of this node: a sid in a namespace, on an Engine.IO connection."""
 
-    __slots__ = ("acks", "eio_sid", "next_ack", "rooms", "sid", "state")
+    __slots__ = ("acks", "auth", "eio_sid", "rooms", "sid", "state", "time")
 
     def __init__(self, sid: str, eio_sid: str) -> None:
         self.sid = sid
@@ -36,7 +36,10 @@ class Client:
         self.rooms: dict[Room, None] = {}  # a set in order of entry, at half a set's memory
         self.acks: dict[int, tuple[str, int]] | None = None
         """Acknowledgements this client owes: packet id to (origin node, request number)."""
-        self.next_ack = count(1)
+        self.time = 0.0
+        """When it was admitted, seconds since 1970."""
+        self.auth: Any = None
+        """What it sent as `auth`."""
 
 
 class _Namespace:
@@ -131,8 +134,8 @@ class Rooms:
         own = here.clients.get(room) if isinstance(room, str) else None
         return members if own is None else {own, *members}
 
-    def select(self, namespace: str, rooms: Sequence[Room], skip: Collection[str] = ()) -> Iterable[Client]:
-        """Everyone in any of `rooms` (in the namespace when there are none) who is not in `skip` (rule 4)."""
+    def select(self, namespace: str, rooms: Sequence[Room], excluded: Collection[Room] = ()) -> Iterable[Client]:
+        """Everyone in any of `rooms` (in the namespace when there are none) and in none of `excluded` (rule 4)."""
         chosen: Collection[Client]
         if len(rooms) == 0:
             chosen = self.members(namespace, None)
@@ -140,10 +143,13 @@ class Rooms:
             chosen = self.members(namespace, rooms[0])
         else:
             chosen = {client for room in rooms for client in self.members(namespace, room)}
-        if not skip:
+        if not excluded:
             return chosen
-        unwanted = frozenset(skip)
-        return (client for client in chosen if client.sid not in unwanted)
+        here = self._namespaces.get(namespace, _NOBODY)
+        unwanted = frozenset(excluded)
+        if here.rooms.keys().isdisjoint(unwanted):  # sids alone
+            return (client for client in chosen if client.sid not in unwanted)
+        return (c for c in chosen if c.sid not in unwanted and c.rooms.keys().isdisjoint(unwanted))
 
     @staticmethod
     def _discard(here: _Namespace, room: Room, client: Client) -> bool:

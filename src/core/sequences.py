@@ -10,6 +10,9 @@ whose count it no longer has, so both sides may forget. The receiver, per origin
 5. A higher epoch begins anew, and what it lacks before its first n is a hole; a lower epoch is a repeat.
 6. After a pause, in which nobody here listened, a higher number is a new baseline; one at or below the last is still
    a repeat: its publisher had not learnt that it arrived.
+7. Each message also has a place in everything its origin sends. One that comes after a later one of its origin has
+   been sent again since a link was lost, and handing it on would break the order: it is dropped. To who did not
+   listen when it was first sent it was never owed; to who did it is missed.
 """
 
 from dataclasses import dataclass
@@ -43,13 +46,16 @@ class Numbering:
         return count[0], count[1]
 
 
+_ORIGINS = 16_384  # whose places are remembered
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What a batch of numbers tells.
 
     Attributes:
-        repeats: how many messages at the head of the batch were received before.
-        missed: how many messages are missing before the batch.
+        repeats: how many messages at the head of the batch must not be handed on (rules 4, 5 and 7).
+        missed: how many messages are lost: missing before the batch, or too late in it.
     """
 
     repeats: int = 0
@@ -78,13 +84,41 @@ class Tracking:
         self._size = 0
         self._heard: dict[Subject, dict[str, _Last]] = {}
         self._paused: dict[Subject, dict[str, _Last]] = {}
+        self._places: dict[str, int] = {}
 
     def __len__(self) -> int:
         """How many pairs of subject and origin are remembered."""
         return self._size
 
-    def read(self, subject: Subject, origin: str, epoch: int, first: int, count: int) -> Reading:
-        """Take note of the messages `first` .. `first + count - 1` of an epoch (rules 1 to 6)."""
+    def read(self, subject: Subject, origin: str, epoch: int, first: int, count: int, place: int = 0) -> Reading:
+        """Take note of the messages `first` .. `first + count - 1` of an epoch (rules 1 to 7).
+
+        Args:
+            subject: where they arrived.
+            origin: who sent them.
+            epoch: of their numbers.
+            first: number of the first.
+            count: how many they are.
+            place: of the first of them, in everything the origin sends; 0 when order holds within subjects alone.
+        """
+        late = 0 < place <= self._places.get(origin, 0)
+        if place and not late:
+            if len(self._places) >= _ORIGINS and origin not in self._places:
+                del self._places[next(iter(self._places))]
+            self._places[origin] = place + count - 1
+        owed = not self._is_new(subject, origin)
+        reading = self._read(subject, origin, epoch, first, count)
+        if late and reading.repeats < count:
+            missed = reading.missed + count - reading.repeats if owed else 0
+            return Reading(repeats=count, missed=missed)
+        return reading
+
+    def _is_new(self, subject: Subject, origin: str) -> bool:
+        """Whether nobody here listened to the origin on this subject until now."""
+        last = (self._heard.get(subject) or {}).get(origin)
+        return last is None or last.paused
+
+    def _read(self, subject: Subject, origin: str, epoch: int, first: int, count: int) -> Reading:
         origins = self._heard.get(subject) or self._resume(subject)
         last = origins.get(origin)
         end = first + count - 1
@@ -115,6 +149,7 @@ class Tracking:
 
     def forget_origin(self, origin: str) -> None:
         """A node is gone for good, and so are its numbers."""
+        self._places.pop(origin, None)
         for table in (self._heard, self._paused):
             for subject, origins in list(table.items()):
                 if origins.pop(origin, None) is not None:

@@ -21,6 +21,7 @@ class Stats:
         gaps: how often something was, or may have been, lost.
         disconnects: how often the link to the broker was lost.
         deliveries: packets put into a client's queue.
+        volatile_dropped: volatile events that other nodes did not get, or that a client did not, because others waited.
         clients_cut: clients disconnected because they read too slowly.
         acks_forgotten: callbacks dropped because too many waited.
         stray_replies: replies that nothing waited for: late, repeated or forged.
@@ -38,6 +39,7 @@ class Stats:
     gaps: int = 0
     disconnects: int = 0
     deliveries: int = 0
+    volatile_dropped: int = 0
     clients_cut: int = 0
     acks_forgotten: int = 0
     stray_replies: int = 0

@@ -1,7 +1,7 @@
-"""What nodes say to one another, as bytes: the messages, the envelope around them, and the seal.
+"""What a broker carries: messages of one node in an envelope, and the seal around it.
 
-A payload is `version (1 byte) | seal (1 byte: 0 none, 1 signed) | [mac, 32 bytes] | envelope`, the envelope and
-its messages in msgpack, each struct an array that newer versions only append to.
+A payload is `version (1 byte) | seal (1 byte: 0 none, 1 signed) | [mac, 32 bytes] | envelope`, the envelope in
+msgpack, an array that newer versions only append to.
 
 1. Size is checked before anything is decoded.
 2. An unknown version, an unknown kind of message, and bytes that are no message are refused with a `WireError`
@@ -24,144 +24,15 @@ from typing import Annotated, Any
 import msgspec
 
 from roomcast.core.broker import Subject
-from roomcast.core.errors import ConfigurationError, EncodeError, WireError
-from roomcast.core.subjects import Room
+from roomcast.core.errors import ConfigurationError, WireError
+from roomcast.core.messages import DECODE_ERRORS, Count, NodeId, Number
 
 VERSION = 1
 _PLAIN, _SIGNED = bytes((VERSION, 0)), bytes((VERSION, 1))
 _MAC = 32  # bytes of a signature
 _SECRET = 16  # bytes of the shortest secret that is worth the name
-OVERHEAD = 2 + _MAC + 72
+OVERHEAD = 2 + _MAC + 81
 """Bytes an envelope adds to its messages, at most."""
-
-NodeId = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{1,32}\Z")]  # it becomes part of a subject
-Name = Annotated[str, msgspec.Meta(max_length=100_000)]
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-Number = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
-
-
-class Packet(msgspec.Struct, array_like=True, frozen=True):
-    """A Socket.IO packet as its publisher encoded it; opaque to the core.
-
-    Attributes:
-        codec: which serializer made it: "json", "msgpack", or the name of an application's packet class.
-        text: the packet, when it is text; else empty.
-        blobs: the packet, when it is bytes, or its binary attachments.
-    """
-
-    codec: str
-    text: str
-    blobs: tuple[bytes, ...] = ()
-
-    @property
-    def parts(self) -> tuple[str | bytes, ...]:
-        """What Engine.IO carries, in this order."""
-        return (self.text, *self.blobs) if self.text else self.blobs
-
-
-class Emit(msgspec.Struct, array_like=True, tag=1, frozen=True):
-    """Hand a packet to clients: those in any of `rooms` (all of the namespace when empty) and not in `skip`.
-
-    With a `request`, their acknowledgements are wanted, under that number.
-    """
-
-    namespace: Name
-    rooms: tuple[Room, ...]
-    packet: Packet
-    skip: tuple[str, ...] = ()
-    request: Count = 0
-
-
-class Expect(msgspec.Struct, array_like=True, tag=2, frozen=True):
-    """Answer to an `Emit` with a request: these clients were given the packet and may acknowledge it.
-
-    Attributes:
-        more: whether another `Expect` of this node follows.
-    """
-
-    request: Number
-    sids: tuple[str, ...]
-    more: bool = False
-
-
-class Ack(msgspec.Struct, array_like=True, tag=3, frozen=True):
-    """A client acknowledged; `packet` is its ACK packet, or None when the client went away instead."""
-
-    request: Number
-    sid: str
-    packet: Packet | None = None
-
-
-class Enter(msgspec.Struct, array_like=True, tag=4, frozen=True):
-    """Put a client of the addressed node into a room; answered by a `Reply`."""
-
-    request: Number
-    namespace: Name
-    sid: str
-    room: Room
-
-
-class Leave(msgspec.Struct, array_like=True, tag=5, frozen=True):
-    """Take a client of the addressed node out of a room; answered by a `Reply`."""
-
-    request: Number
-    namespace: Name
-    sid: str
-    room: Room
-
-
-class Disconnect(msgspec.Struct, array_like=True, tag=6, frozen=True):
-    """Disconnect a client of the addressed node; answered by a `Reply`."""
-
-    request: Number
-    namespace: Name
-    sid: str
-
-
-class CloseRoom(msgspec.Struct, array_like=True, tag=7, frozen=True):
-    """Take everyone out of a room."""
-
-    namespace: Name
-    room: Room
-
-
-class Reply(msgspec.Struct, array_like=True, tag=8, frozen=True):
-    """The answer of one node to one request. `error` is empty when it was done."""
-
-    request: Number
-    value: Count = 0
-    error: str = ""
-
-
-class Hello(msgspec.Struct, array_like=True, tag=9, frozen=True):
-    """A node introduces itself.
-
-    Attributes:
-        name: for people: host and process.
-        started: seconds since 1970.
-        partitions: its broker's `guarantees.partitions`, 0 for none; nodes that differ cannot hear one another.
-        heartbeat: seconds between its heartbeats.
-        answer: whether the hearers shall introduce themselves in turn, to its inbox.
-    """
-
-    name: Annotated[str, msgspec.Meta(max_length=256)]
-    started: float
-    partitions: Count
-    heartbeat: Annotated[float, msgspec.Meta(gt=0)]
-    answer: bool
-
-
-class Heartbeat(msgspec.Struct, array_like=True, tag=10, frozen=True):
-    """A node is alive, with so many clients."""
-
-    clients: Count
-
-
-class Bye(msgspec.Struct, array_like=True, tag=11, frozen=True):
-    """A node leaves for good."""
-
-
-Message = Emit | Expect | Ack | Enter | Leave | Disconnect | CloseRoom | Reply | Hello | Heartbeat | Bye
 
 
 class Envelope(msgspec.Struct, array_like=True, frozen=True):
@@ -172,6 +43,7 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
         sent: microseconds since 1970 by its clock, strictly increasing per origin.
         epoch, first: the number of the first message (see `sequences`); the others follow on.
         messages: each one encoded, so that one of an unknown kind does not spoil its neighbours.
+        place: of the first message in everything that the origin sends; 0 for what is not numbered.
     """
 
     origin: NodeId
@@ -179,38 +51,11 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
     epoch: Count
     first: Number
     messages: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=65_536)]
+    place: Count = 0
 
 
 _encoder = msgspec.msgpack.Encoder()
 _envelope_decoder = msgspec.msgpack.Decoder(Envelope)
-_message_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
-
-_DECODE_ERRORS = (msgspec.DecodeError, RecursionError, UnicodeDecodeError, OverflowError)
-
-
-def encode_message(message: Message) -> bytes:
-    """One message as bytes, ready for an envelope.
-
-    Raises:
-        EncodeError: it holds text that is not Unicode, or a number that no wire carries.
-    """
-    try:
-        return _encoder.encode(message)
-    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
-        raise EncodeError(f"The message cannot be encoded: {exc}.") from exc
-
-
-def decode_message(raw: bytes | msgspec.Raw) -> Message:
-    """The inverse of `encode_message`.
-
-    Raises:
-        WireError: "unknown" for a kind of message that this version does not know, else "malformed".
-    """
-    try:
-        return _message_decoder.decode(raw)
-    except _DECODE_ERRORS as exc:
-        kind = "unknown" if "Invalid value" in str(exc) and "$[0]" in str(exc) else "malformed"
-        raise WireError(kind, f"A message could not be read: {exc}.") from exc
 
 
 class Wire:
@@ -259,7 +104,7 @@ class Wire:
         body = self._body(subject, payload)
         try:
             envelope = _envelope_decoder.decode(body)
-        except _DECODE_ERRORS as exc:
+        except DECODE_ERRORS as exc:
             raise WireError("malformed", f"An envelope could not be read: {exc}.") from exc
         if self._keys:
             self._check_fresh(envelope, now)

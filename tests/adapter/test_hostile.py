@@ -7,23 +7,34 @@ import msgspec
 import pytest
 
 from roomcast.core.broker import Subject
-from roomcast.core.wire import (
+from roomcast.core.messages import (
     Ack,
+    Census,
+    Claim,
     CloseRoom,
+    CountClients,
     Disconnect,
     Emit,
-    Enter,
-    Envelope,
+    Evict,
     Expect,
+    Fetch,
     Heartbeat,
     Hello,
+    Join,
     Leave,
+    ListRooms,
+    Members,
     Message,
+    More,
     Packet,
     Reply,
-    Wire,
+    Selection,
+    ServerEvent,
+    Unwatch,
+    Watch,
     encode_message,
 )
+from roomcast.core.wire import Envelope, Wire
 from tests.adapter.foreigner import Wiretap, foreigner
 from tests.adapter.servers import Cluster, Node
 from tests.waiting import until
@@ -38,13 +49,29 @@ MESSAGES: list[Message] = [
     Expect(3, ("sid",)),
     Ack(3, "sid", Packet("json", "3[1]")),
     Ack(3, "sid"),
-    Enter(4, NOWHERE, "sid", "red"),
-    Leave(5, NOWHERE, "sid", "red"),
-    Disconnect(6, NOWHERE, "sid"),
+    Join(4, Selection(NOWHERE, ("sid",)), ("red",)),
+    Leave(5, Selection(NOWHERE), ("red", 7)),
+    Disconnect(6, Selection(NOWHERE, ("sid",)), close=True),
     CloseRoom(NOWHERE, "red"),
     Reply(8, 1, "error"),
     Hello("stranger", 1.0, 0, 1.0, answer=True),
-    Heartbeat(3),
+    Reply(8, 1, data=msgspec.Raw(b"\xc1"), more=True),
+    Hello("stranger", 1.0, 0, 1.0, answer=False, version="9", peers=("ghost",) * 1000),
+    Heartbeat(3, 4),
+    CountClients(9, Selection(NOWHERE, ("red",), ("blue",))),
+    Fetch(10, Selection(NOWHERE)),
+    ListRooms(11, NOWHERE),
+    More(12),
+    More(12, stop=True),
+    ServerEvent("connect", (1, {"a": b"b"}), 13),
+    ServerEvent("nobody listens", (), 14),
+    Census(),
+    Watch(15, NOWHERE, "red"),
+    Watch(15, NOWHERE, None, again=True),
+    Unwatch(16),
+    Members(17, 1, ("sid",), ("sid",), whole=True, more=True),
+    Claim(18, "key", "sid", 1),
+    Evict(19, "key", "sid", 1),
 ]
 
 
@@ -131,7 +158,7 @@ async def test_mutated_messages_on_every_subject(cluster: Cluster) -> None:
     await unharmed(cluster, a, b)
     inside = b.inside._node
     assert len(inside._tracking) <= inside._tracking._limit
-    assert len(b.inside._acks) == 0
+    assert len(b.inside._broadcast.acks) == 0
     assert len(inside.peers) <= 2 + sent // 4
     assert dict(b.sio.manager.rooms).keys() == {"/"}
 

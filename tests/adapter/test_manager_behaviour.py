@@ -106,10 +106,10 @@ async def test_a_callback_is_dropped_with_its_client(alone: Cluster) -> None:
     silent.socket.on("ask", wait)
     await a.sio.emit("ask", to=silent.sid, callback=called.append)
     await a.sio.emit("ask", to="a room without members", callback=called.append)
-    await until(lambda: len(a.inside._acks) == 1, what="the callback of the empty room to be forgotten")
+    await until(lambda: len(a.inside._broadcast.acks) == 1, what="the callback of the empty room to be forgotten")
     await asked.wait()
     await b.sio.disconnect(silent.sid)
-    await until(lambda: len(a.inside._acks) == 0, what="the callback of the client to be forgotten")
+    await until(lambda: len(a.inside._broadcast.acks) == 0, what="the callback of the client to be forgotten")
     go_on.set()
     assert not called
 

@@ -87,7 +87,7 @@ async def test_data_that_no_packet_carries_is_an_error_before_any_client_sees_it
         with pytest.raises(EncodeError):
             await emit()
     assert await alone.finish(a, *clients) == [[], []]
-    assert not len(a.inside._acks)
+    assert not len(a.inside._broadcast.acks)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf"), {("a", "b"): 1}], ids=repr)

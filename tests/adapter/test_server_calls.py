@@ -208,7 +208,7 @@ async def test_a_callback_of_a_room_gets_every_members_answer(scene: Scene) -> N
     await scene.a.sio.emit("who", callback=answers.append)
     await until(lambda: len(answers) == 3)
     assert set(answers) == {scene.here.sid, scene.near.sid, scene.far.sid}
-    await until(lambda: not len(scene.a.inside._acks), what="nothing is waited for any more")
+    await until(lambda: not len(scene.a.inside._broadcast.acks), what="nothing is waited for any more")
 
 
 async def test_a_callback_without_arguments_and_one_that_fails(scene: Scene) -> None:

@@ -18,7 +18,7 @@ def nothing_is_left(node: Node) -> bool:
     """No client, namespace, room or callback; and, where the broker can be asked, no subject but the node's own."""
     hubs = cast("Any", memory)._hubs.get(asyncio.get_running_loop(), {}).values()
     heard = {subject.split(".")[1] for hub in hubs for subject in hub}
-    return node.sio.manager.rooms == {} and not len(node.inside._acks) and heard <= {"control", "inbox"}
+    return node.sio.manager.rooms == {} and not len(node.inside._broadcast.acks) and heard <= {"control", "inbox"}
 
 
 async def test_a_sid_is_opaque_url_safe_and_names_its_client_everywhere(cluster: Cluster) -> None:

@@ -143,19 +143,25 @@ class ClusterMachine(RuleBasedStateMachine):
         self.history.entered(client, room, stay)
 
     @precondition(lambda self: self.clients)
-    @rule(index=indexes, room=rooms, by=indexes)
-    def join_from_anywhere(self, index: int, room: Room, by: int) -> None:
+    @rule(index=indexes, room=rooms, by=indexes, operator=st.booleans())
+    def join_from_anywhere(self, index: int, room: Room, by: int, operator: bool) -> None:
         """Another node puts the client into the room: done when the call returns, in doubt when it times out."""
         client = self.client(index)
         stay = self.history.entering(client, room)
 
         async def enter() -> None:
+            node, joined = self.node(by), 1
             try:
-                await self.node(by).server.enter_room(client.sid, room, namespace=client.namespace)
+                if operator:
+                    joined = await node.adapter.namespace(client.namespace).to(client.sid).sockets_join(room)
+                else:
+                    await node.server.enter_room(client.sid, room, namespace=client.namespace)
             except (RequestTimeout, ValueError, Backpressure):
-                self.history.haunted.add((client, room))
-            else:
+                joined = 0
+            if joined:
                 self.history.entered(client, room, stay)
+            else:
+                self.history.haunted.add((client, room))
 
         self.run(enter())
 
@@ -192,9 +198,15 @@ class ClusterMachine(RuleBasedStateMachine):
         emitted = self.history.emit(node, namespace, tuple(target), skipped)
         room = None if not target else target[0] if len(target) == 1 else target
         try:
-            await node.server.emit(
-                "e", (emitted.number, data), room=room, skip_sid=skipped or None, namespace=namespace
-            )
+            if emitted.number % 2:
+                await node.server.emit(
+                    "e", (emitted.number, data), room=room, skip_sid=skipped or None, namespace=namespace
+                )
+            else:  # the operators mean the same
+                operator = node.adapter.namespace(namespace)
+                operator = operator.to(*target) if target else operator
+                operator = operator.except_(*skipped) if skipped else operator
+                await operator.emit("e", emitted.number, data)
         except asyncio.CancelledError:
             self.history.emit_ended(emitted, "cancelled")
             raise
@@ -374,7 +386,7 @@ class ClusterMachine(RuleBasedStateMachine):
             assert size["tracking"] <= subjects * (len(self.cluster.nodes) - 1), size
             assert size["tasks"] <= 8, size
             assert size["barriers"] <= 8, size
-            assert size["requests"] == size["answers"] == size["acks"] == 0, size
+            assert size["surveys"] == size["answers"] == size["acks"] == 0, size
             assert size["waiting"] == 0, size
 
     @invariant()

@@ -16,7 +16,8 @@ import msgspec
 
 from roomcast.core.broker import Delivery, Gap, Subject
 from roomcast.core.errors import WireError
-from roomcast.core.wire import Emit, Envelope, decode_message
+from roomcast.core.messages import Emit, decode_message
+from roomcast.core.wire import Envelope
 from tests.cluster.faulty import FaultyBroker, Hub
 from tests.cluster.harness import Arguments, SimClient, SimNode
 
@@ -350,14 +351,15 @@ class History:
 def bounds(node: SimNode) -> dict[str, Any]:
     """P7: what may grow in a node, by name."""
     core: Any = node.core
+    adapter: Any = node.adapter
     return {
         "backlog": core.publisher.backlog,
         "interest": len(core.subscriber._interest),
         "tracking": len(core._tracking),
         "barriers": len(core.subscriber._barriers),
-        "requests": len(core._requests),
-        "answers": len(core._answers),
+        "surveys": len(adapter._surveys),
+        "answers": len(adapter._answers._parts),
         "tasks": len(core._tasks),
-        "acks": len(node.adapter._acks),  # pyright: ignore[reportPrivateUsage]
+        "acks": len(adapter._broadcast.acks),
         "waiting": len(core.publisher._queue),
     }

@@ -7,7 +7,7 @@ from tests.cluster.harness import Cluster, SimNode, virtual
 
 
 def waiting(node: SimNode) -> int:
-    return len(node.adapter._acks)  # pyright: ignore[reportPrivateUsage]
+    return len(node.adapter._broadcast.acks)  # pyright: ignore[reportPrivateUsage]
 
 
 @virtual

@@ -1,4 +1,4 @@
-"""Callbacks that wait for clients anywhere, against dictionaries."""
+"""Waits for clients anywhere, against dictionaries."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ def callback() -> Callable[..., None]:
 
 @dataclass
 class Expected:
-    """What the model knows of a callback."""
+    """What the model knows of a wait."""
 
     callback: Callable[..., None]
     nodes: set[str]
@@ -49,11 +49,14 @@ class AcksMachine(RuleBasedStateMachine):
         self.model: dict[int, Expected] = {}
         self.forgotten = 0
         self.begun = 0
+        self.over: list[tuple[int, frozenset[str]]] = []
+        self.told: list[tuple[int, frozenset[str]]] = []
 
     def settle(self, number: int) -> None:
         expected = self.model[number]
         if not expected.nodes and not expected.clients:
             del self.model[number]
+            self.over.append((number, frozenset()))
 
     def take(self, number: int, node: str, sid: str) -> Callable[..., None] | None:
         expected = self.model.get(number)
@@ -66,26 +69,28 @@ class AcksMachine(RuleBasedStateMachine):
     @rule(asked=st.sets(nodes, min_size=1))
     def begin(self, asked: set[str]) -> None:
         wanted = callback()
-        number = self.real.begin(wanted, asked)
-        assert number > self.begun
+        expected = self.begun + 1
+        number = self.real.begin(wanted, asked, lambda missing: self.told.append((expected, missing)))
+        assert number == expected
         self.begun = number
         if len(self.model) == LIMIT:  # rule 3: the oldest
-            del self.model[min(self.model)]
+            oldest = min(self.model)
+            given_up = self.model.pop(oldest)
+            self.over.append((oldest, frozenset(given_up.nodes | {sid for _, sid in given_up.clients})))
             self.forgotten += 1
         self.model[number] = Expected(wanted, set(asked))
 
-    @rule(back=backs, node=nodes, reached=st.sampled_from([(), ("s1",), SIDS, SIDS]))
-    def expect(self, back: int, node: str, reached: tuple[str, ...]) -> None:
-        """A node says it once, whether it was asked or joined since."""
+    @rule(back=backs, node=nodes, reached=st.sampled_from([(), ("s1",), SIDS, SIDS]), more=st.booleans())
+    def expect(self, back: int, node: str, reached: tuple[str, ...], more: bool) -> None:
+        """A node that was asked, or joined since, says it in parts; what comes after the last part changes nothing."""
         number = self.begun - back
         expected = self.model.get(number)
-        if expected is None:
-            self.real.expect(number, node, reached)
-        elif node not in expected.told:
-            self.real.expect(number, node, reached)
-            expected.told.add(node)
-            expected.nodes.discard(node)
+        self.real.expect(number, node, reached, more=more)
+        if expected is not None and node not in expected.told:
             expected.clients |= {(node, sid) for sid in reached}
+            if not more:
+                expected.told.add(node)
+                expected.nodes.discard(node)
             self.settle(number)
 
     @rule(back=backs, node=nodes, sid=sids)
@@ -127,15 +132,20 @@ class AcksMachine(RuleBasedStateMachine):
     def waits_for_nobody_who_is_gone(self) -> None:
         assert len(self.real) == len(self.model) <= LIMIT
         assert self.real.forgotten == self.forgotten
+        assert self.told == self.over, "once each, when the last one was gone, and not when the caller gave up"
+        for number in range(max(0, self.begun - LIMIT), self.begun + 1):
+            expected = self.model.get(number)
+            missing = set[str]() if expected is None else expected.nodes | {sid for _, sid in expected.clients}
+            assert self.real.missing(number) == missing
 
 
-def test_callbacks_wait_for_those_who_can_still_answer() -> None:
+def test_who_waits_waits_for_those_who_can_still_answer() -> None:
     run(AcksMachine, 150)
 
 
 def test_rule_1_each_client_acknowledges_once() -> None:
-    """ "A node that was given an emit with a request says which sids it reached; each of them then acknowledges or
-    goes away, once."
+    """ "A node that was given an emit with a request says which sids it reached (`expect`); each of them then
+    acknowledges or goes away, once."
     """
     acks = Acks()
     wanted = callback()
@@ -150,7 +160,9 @@ def test_rule_1_each_client_acknowledges_once() -> None:
 
 
 def test_rule_2_forgotten_when_nobody_is_left() -> None:
-    """ "A callback is forgotten when nobody it waits for is left." """
+    """ "A wait is over, and forgotten, when nobody it waits for is left: the last client acknowledged or went away, or
+    its node left."
+    """
     acks = Acks()
     reached_nobody = acks.begin(callback(), ["a", "b"])
     acks.expect(reached_nobody, "a", [])
@@ -175,11 +187,68 @@ def test_rule_2_a_node_leaves_with_all_its_clients() -> None:
     acks.gone(number, "a", "s2")
 
 
-def test_rule_3_at_most_limit_callbacks_wait() -> None:
-    """ "At most `limit` callbacks wait; beyond it the oldest is forgotten and counted." """
+def test_rule_2_over_is_called_once_and_only_when_the_last_one_is_gone() -> None:
+    """ "over: called when the wait is over (rule 2)." """
+    acks = Acks()
+    over: list[str] = []
+    number = acks.begin("waiter", ["a", "b"], lambda _missing: over.append("over"))
+    acks.expect(number, "a", ["s1", "s2"])
+    acks.expect(number, "b", [])
+    assert acks.answer(number, "a", "s1") == "waiter"
+    assert over == []
+    assert acks.answer(number, "a", "s2") == "waiter", "the last answer is told as well"
+    assert over == ["over"]
+    acks.left("a")
+    acks.gone(number, "a", "s2")
+    acks.expect(number, "b", ["s3"])
+    acks.cancel(number)
+    assert over == ["over"]
+
+
+def test_who_has_gone_is_not_told_that_the_wait_is_over() -> None:
+    acks = Acks()
+    over: list[str] = []
+    number = acks.begin("waiter", ["a"], lambda _missing: over.append("over"))
+    acks.cancel(number)
+    acks.left("a")
+    assert over == []
+
+
+def test_missing_names_clients_and_nodes_that_have_not_said_whom_they_reached() -> None:
+    """ "Who is still waited for: sids, and ids of nodes that have not said whom they reached." """
+    acks = Acks()
+    number = acks.begin("waiter", ["a", "b", "c"])
+    acks.expect(number, "a", ["s1", "s2"])
+    acks.expect(number, "b", ["s3"], more=True)
+    assert acks.missing(number) == {"s1", "s2", "s3", "b", "c"}, "b has not said all"
+    acks.answer(number, "a", "s1")
+    acks.left("c")
+    acks.expect(number, "b", [])
+    assert acks.missing(number) == {"s2", "s3"}
+    acks.cancel(number)
+    assert acks.missing(number) == frozenset() == acks.missing(99)
+
+
+def test_a_node_that_has_not_said_all_is_waited_for() -> None:
+    """ "with `more`, it has not said all yet" """
+    acks = Acks()
+    number = acks.begin("waiter", ["a"])
+    acks.expect(number, "a", ["s1"], more=True)
+    acks.answer(number, "a", "s1")
+    assert len(acks) == 1
+    acks.expect(number, "a", ["s2"])
+    acks.answer(number, "a", "s2")
+    assert len(acks) == 0
+
+
+def test_rule_3_at_most_limit_waits_are_kept() -> None:
+    """ "At most `limit` waits are kept; beyond it the oldest is given up and counted." """
     acks = Acks(limit=2)
-    first, second, third = (acks.begin(callback(), ["a"]) for _ in range(3))
+    over: list[str] = []
+    first = acks.begin(callback(), ["a"], lambda missing: over.extend(["first", *missing]))
+    second, third = (acks.begin(callback(), ["a"], lambda _missing: over.append("another")) for _ in range(2))
     assert (len(acks), acks.forgotten) == (2, 1)
+    assert over == ["first", "a"], "over: called when the wait is given up, with who is still waited for then"
     for number in (first, second, third):
         acks.expect(number, "a", ["s1"])
     assert acks.answer(first, "a", "s1") is None

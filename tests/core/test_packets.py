@@ -15,8 +15,8 @@ from socketio.msgpack_packet import MsgPackPacket
 from socketio.packet import Packet as SioPacket
 
 from roomcast.core.errors import EncodeError, WireError
+from roomcast.core.messages import Packet
 from roomcast.core.packets import Packets
-from roomcast.core.wire import Packet
 from tests.core.effort import effort
 from tests.core.packet_classes import (
     RESERVED,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from roomcast.core.messages import Heartbeat, Hello
 from roomcast.core.peers import Peer, PeerJoined, PeerLeft, PeerRefused, Peers
-from roomcast.core.wire import Hello
 from tests.core.effort import run
 
 TIMEOUT = 10.5
@@ -18,8 +18,8 @@ STRANGERS = ("p", "q")
 nodes = st.sampled_from(NODES)
 
 
-def hello(node: str, *, partitions: int = 0, started: float = 0.0) -> Hello:
-    return Hello(name=f"host:{node}", started=started, partitions=partitions, heartbeat=5.0, answer=False)
+def hello(node: str, *, partitions: int = 0, started: float = 0.0, version: str = "1", heartbeat: float = 5.0) -> Hello:
+    return Hello(f"host:{node}", started, partitions, heartbeat, answer=False, version=version)
 
 
 class PeersMachine(RuleBasedStateMachine):
@@ -40,22 +40,26 @@ class PeersMachine(RuleBasedStateMachine):
         if node in self.refused:
             self.refused[node] = self.now
         if node in self.heard:
-            self.heard[node] = self.now
+            self.hear(node)
             self.awaited.discard(node)
+
+    def hear(self, node: str) -> None:
+        self.heard[node] = self.now
+        self.peer[node] = replace(self.peer[node], heard=self.now)
 
     def drop(self, node: str) -> Peer | None:
         self.heard.pop(node, None)
         self.awaited.discard(node)
         return self.peer.pop(node, None)
 
-    @rule(node=nodes, started=st.integers(0, 9))
-    def hello(self, node: str, started: int) -> None:
-        news = self.real.hello(node, hello(node, started=started), self.now)
+    @rule(node=nodes, started=st.integers(0, 9), version=st.sampled_from("12"))
+    def hello(self, node: str, started: int, version: str) -> None:
+        news = self.real.hello(node, hello(node, started=started, version=version), self.now)
         if node in self.heard:
             assert news is None
-            self.peer[node] = replace(self.peer[node], started=started)
+            self.peer[node] = replace(self.peer[node], started=started, version=version)
         else:
-            self.peer[node] = Peer(node, f"host:{node}", started)
+            self.peer[node] = Peer(node, f"host:{node}", started, version, clients=0, rooms=0, heard=self.now)
             assert news == PeerJoined(self.peer[node])
             self.heard[node] = self.now
         self.sign_of_life(node)
@@ -71,12 +75,12 @@ class PeersMachine(RuleBasedStateMachine):
         self.real.heard(node, self.now)
         self.sign_of_life(node)
 
-    @rule(node=st.sampled_from(NODES + STRANGERS), clients=st.integers(0, 5))
-    def heartbeat(self, node: str, clients: int) -> None:
-        known = self.real.heartbeat(node, clients, self.now)
+    @rule(node=st.sampled_from(NODES + STRANGERS), clients=st.integers(0, 5), rooms=st.integers(0, 5))
+    def heartbeat(self, node: str, clients: int, rooms: int) -> None:
+        known = self.real.heartbeat(node, Heartbeat(clients, rooms), self.now)
         assert known is (node in self.heard or node in self.refused), "an unknown node is asked for its hello"
         if node in self.heard:
-            self.peer[node] = replace(self.peer[node], clients=clients)
+            self.peer[node] = replace(self.peer[node], clients=clients, rooms=rooms)
         self.sign_of_life(node)
 
     @rule(node=st.sampled_from(NODES + STRANGERS))
@@ -100,7 +104,8 @@ class PeersMachine(RuleBasedStateMachine):
     @rule()
     def was_deaf(self) -> None:
         self.real.resume(self.now)
-        self.heard = dict.fromkeys(self.heard, self.now)
+        for node in self.heard:
+            self.hear(node)
         self.refused = dict.fromkeys(self.refused, self.now)
 
     @rule()
@@ -149,13 +154,13 @@ def test_rule_1_live_from_its_hello_and_lost_by_silence(peers: Peers) -> None:
 def test_rule_1_nobody_is_live_without_a_hello() -> None:
     peers = Peers(partitions=0, timeout=10.0)
     peers.heard("a", 0.0)
-    assert not peers.heartbeat("a", 3, 0.0)
+    assert not peers.heartbeat("a", Heartbeat(3), 0.0)
     assert "a" not in peers
 
 
 def test_rule_2_a_bye_is_at_once(peers: Peers) -> None:
     """ "A peer that says bye is gone at once." """
-    assert peers.bye("a") == PeerLeft(Peer("a", "host:a", 0.0), "bye")
+    assert peers.bye("a") == PeerLeft(Peer("a", "host:a", 0.0, "1", clients=0, rooms=0, heard=0.0), "bye")
     assert (peers.ids, peers.bye("a")) == (frozenset(), None)
 
 
@@ -166,8 +171,8 @@ def test_rule_3_nobody_is_lost_by_our_own_deafness(peers: Peers) -> None:
 
 
 def test_rule_4_settings_that_cannot_work_are_refused() -> None:
-    """ "A node whose settings cannot work with ours is refused, told once, and never live; it is refused until it
-    leaves."
+    """ "A node whose first hello shows settings that cannot work with ours is refused, told once, and not live; it is
+    refused until it leaves, or says a better hello."
     """
     peers = Peers(partitions=64, timeout=10.0)
     refused = peers.hello("a", hello("a", partitions=0), 0.0)
@@ -176,7 +181,7 @@ def test_rule_4_settings_that_cannot_work_are_refused() -> None:
     assert "host:a" in refused.reason
     assert "Give all nodes of a cluster the same broker URL" in refused.reason
     assert peers.hello("a", hello("a", partitions=0), 1.0) is None
-    assert peers.heartbeat("a", 1, 1.0), "nor is it asked for a hello"
+    assert peers.heartbeat("a", Heartbeat(1), 1.0), "nor is it asked for a hello"
     assert "a" not in peers
     assert peers.refusal == refused.reason
     peers.bye("a")
@@ -208,7 +213,7 @@ def test_there_is_a_bound_on_live_peers_too() -> None:
     assert joined[-1] is None
     assert len(peers) == sum(news is not None for news in joined) == 10_000
     assert "n10000" not in peers
-    peers.heartbeat("n10000", 1, 0.0)
+    peers.heartbeat("n10000", Heartbeat(1), 0.0)
     assert len(peers) == 10_000
 
 
@@ -226,6 +231,32 @@ def test_rule_5_regroup_names_those_not_heard_yet(peers: Peers) -> None:
     assert peers.awaited == frozenset()
 
 
-def test_a_heartbeat_says_how_many_clients_there_are(peers: Peers) -> None:
-    assert peers.heartbeat("a", 7, 1.0)
-    assert peers.snapshot() == [Peer("a", "host:a", 0.0, clients=7)]
+def test_a_heartbeat_says_how_many_clients_and_rooms_there_are(peers: Peers) -> None:
+    assert peers.heartbeat("a", Heartbeat(7, 3), 1.0)
+    assert peers.snapshot() == [Peer("a", "host:a", 0.0, "1", clients=7, rooms=3, heard=1.0)]
+    peers.hello("a", hello("a", version="2"), 2.0)
+    assert peers.snapshot() == [Peer("a", "host:a", 0.0, "2", clients=7, rooms=3, heard=2.0)], "no less known for it"
+
+
+def test_who_left_is_told_as_it_was_when_last_heard(peers: Peers) -> None:
+    peers.heartbeat("a", Heartbeat(7, 3), 1.0)
+    (left,) = peers.tick(50.0)
+    assert left == PeerLeft(Peer("a", "host:a", 0.0, "1", clients=7, rooms=3, heard=1.0), "lost")
+
+
+def test_rule_4_a_better_hello_is_accepted() -> None:
+    peers = Peers(partitions=64, timeout=10.0)
+    assert isinstance(peers.hello("a", hello("a"), 0.0), PeerRefused)
+    assert isinstance(peers.hello("a", hello("a", partitions=64), 1.0), PeerJoined)
+    assert not peers.refusal
+    assert peers.ids == {"a"}
+
+
+@pytest.mark.parametrize(("heartbeat", "patience"), [(1.0, 10.0), (8.0, 16.0), (1e9, 100.0)])
+def test_a_peer_that_beats_slowly_is_given_two_of_its_own_beats_within_reason(
+    heartbeat: float, patience: float
+) -> None:
+    peers = Peers(partitions=0, timeout=10.0)
+    peers.hello("a", hello("a", heartbeat=heartbeat), 0.0)
+    assert peers.tick(patience) == []
+    assert [left.why for left in peers.tick(patience + 0.1)] == ["lost"]

@@ -74,12 +74,13 @@ class RoomsMachine(RuleBasedStateMachine):
             self.model[namespace, sid].discard(room)
             assert self.real.leave(namespace, client, room) is (was == {sid})
 
-    @rule(namespace=namespaces, addressed=st.lists(rooms, max_size=3), skip=st.lists(sids, max_size=2))
-    def select(self, namespace: str, addressed: list[Room], skip: list[str]) -> None:
-        selected = [client.sid for client in self.real.select(namespace, addressed, skip)]
+    @rule(namespace=namespaces, addressed=st.lists(rooms, max_size=3), excluded=st.lists(rooms | sids, max_size=3))
+    def select(self, namespace: str, addressed: list[Room], excluded: list[Room]) -> None:
+        selected = [client.sid for client in self.real.select(namespace, addressed, excluded)]
         everyone: list[Room | None] = [*addressed] or [None]
+        wanted = {sid for room in everyone for sid in self.reached(namespace, room)}
         assert len(selected) == len(set(selected)), "rule 4: each client once"
-        assert set(selected) == {sid for room in everyone for sid in self.reached(namespace, room)} - set(skip)
+        assert set(selected) == wanted - {sid for room in excluded for sid in self.reached(namespace, room)}
 
     @invariant()
     def same(self) -> None:
@@ -133,6 +134,31 @@ def test_rule_4_each_addressed_client_once(addressed: list[Room]) -> None:
     assert list(table.select("/", addressed)) == [client]
     assert list(table.select("/", addressed, ["b"])) == [client]
     assert list(table.select("/", addressed, ["a"])) == []
+
+
+@pytest.mark.parametrize(
+    ("excluded", "left"),
+    [
+        (["red"], ["c", "d"]),
+        (["red", "blue"], ["d"]),
+        (["red", "d"], ["c"]),
+        (["a"], ["b", "c", "d"]),
+        (["c", "nobody"], ["a", "b", "d"]),
+        ([1], ["a", "b", "c", "d"]),
+        (["1"], ["a", "b", "c"]),
+    ],
+)
+def test_who_is_in_an_excluded_room_or_named_by_sid_is_left_out(excluded: list[Room], left: list[str]) -> None:
+    """ "Everyone in any of `rooms` (in the namespace when there are none) and in none of `excluded`." """
+    table = Rooms()
+    inside: dict[str, list[Room]] = {"a": ["red"], "b": ["red", "blue"], "c": ["blue"], "d": ["1"]}
+    for sid, entered in inside.items():
+        client = table.add("/", sid, f"e{sid}")
+        for room in entered:
+            table.enter("/", client, room)
+    assert [client.sid for client in table.select("/", [], excluded)] == left
+    addressed = [client.sid for client in table.select("/", ["blue", "1"], excluded)]
+    assert sorted(addressed) == [sid for sid in left if sid != "a"]
 
 
 def test_the_integer_1_and_the_text_1_are_two_rooms() -> None:

@@ -26,6 +26,7 @@ class Sent:
     subject: Subject
     first: int
     count: int
+    place: int
 
 
 class SequencesMachine(RuleBasedStateMachine):
@@ -47,11 +48,14 @@ class SequencesMachine(RuleBasedStateMachine):
         self.history: deque[Sent] = deque(maxlen=4)
         self.last: dict[tuple[str, Subject], int] = {}
         self.paused: set[tuple[str, Subject]] = set()
+        self.places: dict[str, int] = dict.fromkeys(ORIGINS, 0)
+        self.reached: dict[str, int] = {}
 
     @rule(origin=st.sampled_from(ORIGINS), subject=st.sampled_from(SUBJECTS), count=st.integers(1, 3))
     def publish(self, origin: str, subject: Subject, count: int) -> None:
         numbers = self.published.setdefault((origin, subject), [])
-        sent = Sent(origin, subject, len(numbers), count)
+        sent = Sent(origin, subject, len(numbers), count, self.places[origin] + 1)
+        self.places[origin] += count
         for _ in range(count):
             epoch, number = self.publishers[origin].next(subject)
             last_epoch, last_number = numbers[-1] if numbers else (0, 0)
@@ -64,6 +68,7 @@ class SequencesMachine(RuleBasedStateMachine):
     def publish_elsewhere(self, origin: str, others: int) -> None:
         for number in range(others):
             self.publishers[origin].next(Subject(f"elsewhere.{len(self.history)}.{number}"))
+            self.places[origin] += 1
 
     @precondition(lambda self: self.channel)
     @rule()
@@ -96,18 +101,24 @@ class SequencesMachine(RuleBasedStateMachine):
         origin, subject, first, count = sent.origin, sent.subject, sent.first, sent.count
         numbers = self.published[origin, subject]
         epoch, number = numbers[first]
-        reading = self.receiver.read(subject, origin, epoch, number, count)
+        reading = self.receiver.read(subject, origin, epoch, number, count, sent.place)
         last = self.last.get((origin, subject))
         end = first + count - 1
+        late = sent.place <= self.reached.get(origin, 0)
+        self.reached[origin] = max(self.reached.get(origin, 0), sent.place + count - 1)
         if last is None:
-            assert reading == Reading(), "rule 1: the baseline"
+            assert reading == (Reading(repeats=count) if late else Reading()), "rules 1 and 7: the baseline"
             self.last[origin, subject] = end
             return
         lost = [pair for pair in numbers[last + 1 : first] if pair[0] == epoch]
         if (origin, subject) in self.paused:
             lost = []  # rule 6: nobody here listened
         seen = [index for index in range(first, end + 1) if index <= last]
-        assert reading == Reading(repeats=len(seen), missed=len(lost))
+        if late and len(seen) < count:  # rule 7
+            owed = (origin, subject) not in self.paused
+            assert reading == Reading(repeats=count, missed=len(lost) + count - len(seen) if owed else 0)
+        else:
+            assert reading == Reading(repeats=len(seen), missed=len(lost))
         if end > last:
             self.last[origin, subject] = end
             self.paused.discard((origin, subject))
@@ -122,6 +133,7 @@ class SequencesMachine(RuleBasedStateMachine):
         if not really:
             return
         self.receiver.forget_origin(origin)
+        self.reached.pop(origin, None)
         self.last = {key: last for key, last in self.last.items() if key[0] != origin}
         self.paused &= self.last.keys()
 
@@ -183,6 +195,19 @@ def test_rule_6_a_pause_sets_a_new_baseline() -> None:
     assert tracking.read(A, "x", 7, 11, 1) == Reading(missed=1), "the pause is over"
     tracking.pause(A)
     assert tracking.read(A, "x", 8, 4, 1) == Reading()
+
+
+def test_rule_7_what_would_break_the_order_is_dropped() -> None:
+    """ "One that comes after a later one of its origin has been sent again: it is dropped." """
+    tracking = Tracking()
+    tracking.read(A, "x", 7, 1, 1, 1)
+    tracking.read(A, "x", 7, 2, 1, 4)
+    assert tracking.read(B, "x", 8, 1, 2, 2) == Reading(repeats=2), "never owed: nobody here listened"
+    assert tracking.read(B, "x", 8, 3, 1, 5) == Reading()
+    tracking.read(A, "x", 7, 3, 1, 8)
+    assert tracking.read(B, "x", 8, 4, 2, 6) == Reading(repeats=2, missed=2), "owed, and too late"
+    assert tracking.read(B, "x", 8, 6, 1, 9) == Reading()
+    assert tracking.read(B, "y", 9, 1, 1, 1) == Reading(), "places are those of one origin"
 
 
 def test_rule_6_a_repeat_is_a_repeat_also_after_a_pause() -> None:

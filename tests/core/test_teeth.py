@@ -2,20 +2,21 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis.stateful import RuleBasedStateMachine
 
-from roomcast.core.acks import Acks, Callback
+from roomcast.core.acks import Acks, Over
 from roomcast.core.broker import Subject
 from roomcast.core.interest import Interest
+from roomcast.core.messages import Heartbeat, Hello, Reply
 from roomcast.core.outbox import Batch, Entry, Outbox
-from roomcast.core.peers import PeerLeft, Peers
+from roomcast.core.peers import PeerJoined, PeerLeft, PeerRefused, Peers
 from roomcast.core.requests import Request, Requests
 from roomcast.core.rooms import Client, Rooms
 from roomcast.core.sequences import Numbering, Reading, Tracking
 from roomcast.core.subjects import Room
-from roomcast.core.wire import Reply
 from tests.core.effort import hunt
 from tests.core.test_acks import AcksMachine
 from tests.core.test_interest import LINGER, InterestMachine
@@ -57,9 +58,34 @@ class LeavesGhosts(Rooms):
 class SelectsTwice(Rooms):
     """A client in two of the rooms is selected for each."""
 
-    def select(self, namespace: str, rooms: Sequence[Room], skip: Collection[str] = ()) -> Iterable[Client]:
-        everyone: Sequence[Room | None] = rooms or (None,)
-        return [one for room in everyone for one in self.members(namespace, room) if one.sid not in skip]
+    def select(self, namespace: str, rooms: Sequence[Room], excluded: Collection[Room] = ()) -> Iterable[Client]:
+        select = super().select
+        if len(rooms) < 2:
+            return select(namespace, rooms, excluded)
+        return [client for room in rooms for client in select(namespace, (room,), excluded)]
+
+
+class ExcludesSidsAlone(Rooms):
+    """Who is in an excluded room is selected all the same."""
+
+    def select(self, namespace: str, rooms: Sequence[Room], excluded: Collection[Room] = ()) -> Iterable[Client]:
+        return [client for client in super().select(namespace, rooms) if client.sid not in excluded]
+
+
+class ExcludesRoomsAlone(Rooms):
+    """A sid among the excluded is overlooked where a room is among them."""
+
+    def select(self, namespace: str, rooms: Sequence[Room], excluded: Collection[Room] = ()) -> Iterable[Client]:
+        if not any(room in self.rooms(namespace) for room in excluded):
+            return super().select(namespace, rooms, excluded)
+        return [client for client in super().select(namespace, rooms) if not any(r in client.rooms for r in excluded)]
+
+
+class ExcludesOneRoom(Rooms):
+    """Of several excluded rooms only the first one counts."""
+
+    def select(self, namespace: str, rooms: Sequence[Room], excluded: Collection[Room] = ()) -> Iterable[Client]:
+        return super().select(namespace, rooms, tuple(excluded)[:1])
 
 
 class ForgetsOwnRoom(Rooms):
@@ -70,7 +96,18 @@ class ForgetsOwnRoom(Rooms):
         return entered or super().members(namespace, room)
 
 
-@pytest.mark.parametrize("twin", [TellsEveryEntry, LeavesGhosts, SelectsTwice, ForgetsOwnRoom])
+@pytest.mark.parametrize(
+    "twin",
+    [
+        TellsEveryEntry,
+        LeavesGhosts,
+        SelectsTwice,
+        ForgetsOwnRoom,
+        ExcludesSidsAlone,
+        ExcludesRoomsAlone,
+        ExcludesOneRoom,
+    ],
+)
 def test_rooms(twin: type[Rooms]) -> None:
     assert not escapes(RoomsMachine, make=twin)
 
@@ -155,29 +192,29 @@ def test_interest(twin: type[Interest]) -> None:
 class CountsOneTooMany(Tracking):
     """The size of a hole is off by one."""
 
-    def read(self, subject: Subject, origin: str, epoch: int, first: int, count: int) -> Reading:
-        reading = super().read(subject, origin, epoch, first, count)
+    def read(self, subject: Subject, origin: str, epoch: int, first: int, count: int, place: int = 0) -> Reading:
+        reading = super().read(subject, origin, epoch, first, count, place)
         return Reading(reading.repeats, reading.missed + 1) if reading.missed else reading
 
 
 class TurnsBack(Tracking):
     """A repeat turns the count back, so that what follows looks lost, or new again."""
 
-    def read(self, subject: Subject, origin: str, epoch: int, first: int, count: int) -> Reading:
-        reading = super().read(subject, origin, epoch, first, count)
+    def read(self, subject: Subject, origin: str, epoch: int, first: int, count: int, place: int = 0) -> Reading:
+        reading = super().read(subject, origin, epoch, first, count, place)
         if reading.repeats:
             self.forget_origin(origin)
-            super().read(subject, origin, epoch, first, count)
+            super().read(subject, origin, epoch, first, count, place)
         return reading
 
 
 class TrustsNewEpochs(Tracking):
     """Whatever a new epoch begins with is taken for its first message."""
 
-    def read(self, subject: Subject, origin: str, epoch: int, first: int, count: int) -> Reading:
+    def read(self, subject: Subject, origin: str, epoch: int, first: int, count: int, place: int = 0) -> Reading:
         last = self._heard.get(subject, {}).get(origin)
         new = last is not None and epoch > last.epoch
-        reading = super().read(subject, origin, epoch, first, count)
+        reading = super().read(subject, origin, epoch, first, count, place)
         return Reading() if new else reading
 
 
@@ -189,6 +226,13 @@ class SeesHolesInAPause(Tracking):
             last.paused = False
 
 
+class HandsOnTheLate(Tracking):
+    """What was sent again after something later is handed on, out of order."""
+
+    def read(self, subject: Subject, origin: str, epoch: int, first: int, count: int, place: int = 0) -> Reading:  # noqa: ARG002
+        return super().read(subject, origin, epoch, first, count)
+
+
 class ReusesEpochs(Numbering):
     """A publisher that forgot a count begins at 1 in an epoch it used before."""
 
@@ -198,7 +242,7 @@ class ReusesEpochs(Numbering):
         return super().next(subject)
 
 
-@pytest.mark.parametrize("twin", [CountsOneTooMany, TurnsBack, TrustsNewEpochs, SeesHolesInAPause])
+@pytest.mark.parametrize("twin", [CountsOneTooMany, TurnsBack, TrustsNewEpochs, SeesHolesInAPause, HandsOnTheLate])
 def test_tracking(twin: type[Tracking]) -> None:
     assert not escapes(SequencesMachine, tracking=twin)
 
@@ -220,9 +264,9 @@ class AwaitsTheDead(Peers):
 class DeafToHeartbeats(Peers):
     """A heartbeat is not taken for a sign of life."""
 
-    def heartbeat(self, node: str, clients: int, now: float) -> bool:
+    def heartbeat(self, node: str, beat: Heartbeat, now: float) -> bool:
         before = self._live[node].heard if node in self._live else now
-        known = super().heartbeat(node, clients, now)
+        known = super().heartbeat(node, beat, now)
         if node in self._live:
             self._live[node].heard = before
         return known
@@ -242,7 +286,28 @@ class LosesOneAtATime(Peers):
         return super().tick(now)[:1]
 
 
-@pytest.mark.parametrize("twin", [AwaitsTheDead, DeafToHeartbeats, BlamesThePeers, LosesOneAtATime])
+class ForgetsTheVersion(Peers):
+    """A peer that says hello again keeps what its first hello said."""
+
+    def hello(self, node: str, hello: Hello, now: float) -> PeerJoined | PeerRefused | None:
+        known = self._live.get(node)
+        return super().hello(node, hello if known is None else known.hello, now)
+
+
+class TellsAnOldHeartbeat(Peers):
+    """A peer that says hello again is taken to have no clients."""
+
+    def hello(self, node: str, hello: Hello, now: float) -> PeerJoined | PeerRefused | None:
+        news = super().hello(node, hello, now)
+        if node in self._live:
+            self._live[node].beat = Heartbeat(0)
+        return news
+
+
+@pytest.mark.parametrize(
+    "twin",
+    [AwaitsTheDead, DeafToHeartbeats, BlamesThePeers, LosesOneAtATime, ForgetsTheVersion, TellsAnOldHeartbeat],
+)
 def test_peers(twin: type[Peers]) -> None:
     assert not escapes(PeersMachine, make=twin)
 
@@ -250,42 +315,102 @@ def test_peers(twin: type[Peers]) -> None:
 class CountsReplies(Requests):
     """Waits on a count of replies, so a repeated one stands for a node that never answered."""
 
-    def reply(self, node: str, reply: Reply) -> Request | None:
+    def reply(self, node: str, reply: Reply) -> Request:
         request = self._pending[reply.request]
-        if node in request.replies and request.waiting:
+        if node not in request.waiting and not reply.more and any(node == who for who, _ in request.arrived):
             request.waiting.pop()
             request.waiting.add(node)
         return super().reply(node, reply)
 
 
 class AsksTheUnasked(Requests):
-    """Takes the answer of a node that was not asked."""
+    """A reply of a node that was not asked is an answer as well."""
 
-    def reply(self, node: str, reply: Reply) -> Request | None:
+    def reply(self, node: str, reply: Reply) -> Request:
         self._pending[reply.request].waiting.add(node)
         return super().reply(node, reply)
 
 
-class ForgetsTheGone(Requests):
-    """A node that left is not among the missing."""
+class ForgetsWhatTheDeadSaid(Requests):
+    """A node takes what it had answered with it."""
 
     def left(self, node: str) -> list[Request]:
-        over = super().left(node)
-        for request in self._pending.values():
-            request.gone.discard(node)
-        return over
+        affected = super().left(node)
+        for request in affected:
+            request.arrived = type(request.arrived)(one for one in request.arrived if one[0] != node)
+        return affected
 
 
-class StaysAfterItsDeadline(Requests):
-    """A late request is told, and told again."""
+class WaitsForTheRestOfTheDead(Requests):
+    """A node that leaves in the middle of its answer is waited for."""
 
-    def expire(self, now: float) -> list[Request]:
-        late = super().expire(now)
-        self._pending |= {request.number: request for request in late}
-        return late
+    def left(self, node: str) -> list[Request]:
+        begun = [request for request in self._pending.values() if node in request.begun]
+        for request in begun:
+            request.waiting.discard(node)
+        affected = super().left(node)
+        for request in begun:
+            request.waiting.add(node)
+        return affected
 
 
-@pytest.mark.parametrize("twin", [CountsReplies, AsksTheUnasked, ForgetsTheGone, StaysAfterItsDeadline])
+class TellsOnlyTheLast(Requests):
+    """Who still waits on others is not told that one is gone."""
+
+    def left(self, node: str) -> list[Request]:
+        return [request for request in super().left(node) if not request.waiting]
+
+
+class TakesUnaskedParts(Requests):
+    """A node may send its whole answer at once, however long it is."""
+
+    def reply(self, node: str, reply: Reply) -> Request:
+        self._pending[reply.request].begun.pop(node, None)
+        return super().reply(node, reply)
+
+
+class DoneWithTheFirstPart(Requests):
+    """The first part is taken for the whole answer."""
+
+    def reply(self, node: str, reply: Reply) -> Request:
+        request = super().reply(node, reply)
+        request.waiting.discard(node)
+        return request
+
+
+class AsksOnForEver(Requests):
+    """Once asked on, a node may send part after part."""
+
+    def reply(self, node: str, reply: Reply) -> Request:
+        asked = self._pending[reply.request].begun.get(node, False)
+        request = super().reply(node, reply)
+        if asked and reply.more:
+            request.begun[node] = True
+        return request
+
+
+class StaysAfterItsCaller(Requests):
+    """A request whose caller gave up is kept."""
+
+    def end(self, request: Request) -> None:
+        if not request.waiting:
+            super().end(request)
+
+
+@pytest.mark.parametrize(
+    "twin",
+    [
+        CountsReplies,
+        AsksTheUnasked,
+        ForgetsWhatTheDeadSaid,
+        WaitsForTheRestOfTheDead,
+        TellsOnlyTheLast,
+        TakesUnaskedParts,
+        DoneWithTheFirstPart,
+        AsksOnForEver,
+        StaysAfterItsCaller,
+    ],
+)
 def test_requests(twin: type[Requests]) -> None:
     assert not escapes(RequestsMachine, make=twin)
 
@@ -293,21 +418,29 @@ def test_requests(twin: type[Requests]) -> None:
 class ForgetsTheNewest(Acks):
     """When too many wait, the youngest has to go."""
 
-    def begin(self, callback: Callback, nodes: Collection[str]) -> int:
-        number = super().begin(callback, nodes)
+    def begin(self, waiter: Any, nodes: Collection[str], over: Over | None = None) -> int:
+        number = super().begin(waiter, nodes, over)
         if self.forgotten:
             self._pending = dict(reversed(self._pending.items()))
         return number
 
 
 class DoneWhenEveryoneSpoke(Acks):
-    """A callback is forgotten when all nodes have spoken, before their clients have."""
+    """A wait is over when all nodes have spoken, before their clients have."""
 
     def expect(self, number: int, node: str, sids: Collection[str], *, more: bool = False) -> None:
         super().expect(number, node, sids, more=more)
         pending = self._pending.get(number)
         if pending is not None and not pending.nodes:
-            self.cancel(number)
+            pending.clients.clear()
+            self._settle(number, pending)
+
+
+class BelievesTheFirstPart(Acks):
+    """A node that goes on saying whom it reached is not listened to."""
+
+    def expect(self, number: int, node: str, sids: Collection[str], *, more: bool = False) -> None:  # noqa: ARG002
+        super().expect(number, node, sids)
 
 
 class WaitsForTheDead(Acks):
@@ -315,23 +448,68 @@ class WaitsForTheDead(Acks):
 
     def left(self, node: str) -> None:
         for number, pending in list(self._pending.items()):
+            pending.told.add(node)
             pending.nodes.discard(node)
-            if not pending.nodes and not pending.clients:
-                self.cancel(number)
+            self._settle(number, pending)
 
 
 class AnswersTwice(Acks):
-    """A client's second acknowledgement calls the callback again."""
+    """A client's second acknowledgement is told again."""
 
-    def answer(self, number: int, node: str, sid: str) -> Callback | None:
+    def answer(self, number: int, node: str, sid: str) -> Any:
         pending = self._pending.get(number)
-        callback = super().answer(number, node, sid)
-        if callback is not None and pending is not None and number in self._pending:
+        waiter = super().answer(number, node, sid)
+        if waiter is not None and pending is not None and number in self._pending:
             pending.clients.setdefault(node, set()).add(sid)
-        return callback
+        return waiter
 
 
-@pytest.mark.parametrize("twin", [ForgetsTheNewest, DoneWhenEveryoneSpoke, WaitsForTheDead, AnswersTwice])
+class GivesUpInSilence(Acks):
+    """Who is given up because too many wait is not told."""
+
+    def begin(self, waiter: Any, nodes: Collection[str], over: Over | None = None) -> int:
+        oldest = next(iter(self._pending.values()), None)
+        if oldest is not None and len(self._pending) >= self._limit:
+            oldest.over = None
+        return super().begin(waiter, nodes, over)
+
+
+class TellsTheOneWhoGaveUp(Acks):
+    """Whoever gives up is told that the wait is over, as if it were."""
+
+    def cancel(self, number: int) -> None:
+        pending = self._pending.get(number)
+        super().cancel(number)
+        if pending is not None and pending.over is not None:
+            pending.over(frozenset())
+
+
+class OverWithTheNodeOfTheLast(Acks):
+    """A wait that ends by the departure of a node is forgotten without a word."""
+
+    def left(self, node: str) -> None:
+        waits = [(number, pending, pending.over) for number, pending in self._pending.items()]
+        for _, pending, _ in waits:
+            pending.over = None
+        super().left(node)
+        for number, pending, over in waits:
+            if number in self._pending:
+                pending.over = over
+
+
+@pytest.mark.parametrize(
+    "twin",
+    [
+        ForgetsTheNewest,
+        DoneWhenEveryoneSpoke,
+        BelievesTheFirstPart,
+        WaitsForTheDead,
+        AnswersTwice,
+        GivesUpInSilence,
+        TellsTheOneWhoGaveUp,
+        OverWithTheNodeOfTheLast,
+    ],
+)
 def test_acks(twin: type[Acks]) -> None:
     assert not escapes(AcksMachine, make=twin)
 

@@ -32,7 +32,9 @@ class Decoding(Protocol):
 def main(arguments: list[str]) -> None:
     """Write the seeds into the corpus folder, if one is named, and fuzz until a bound is reached."""
     atheris = cast("Atheris", importlib.import_module("atheris"))
-    with atheris.instrument_imports(include=["roomcast.core.wire", "roomcast.core.packets", "socketio.packet"]):
+    with atheris.instrument_imports(
+        include=["roomcast.core.wire", "roomcast.core.messages", "roomcast.core.packets", "socketio.packet"]
+    ):
         decoding = cast("Decoding", importlib.import_module("tests.fuzz.decoding"))
     for folder in (Path(argument) for argument in arguments[1:] if not argument.startswith("-")):
         folder.mkdir(parents=True, exist_ok=True)
