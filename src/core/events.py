@@ -8,6 +8,7 @@
 4. `node_joined`, `node_left` and `evicted` are told by the library, on each node for itself; nobody can emit them.
 """
 
+import asyncio
 import inspect
 import logging
 from collections.abc import AsyncGenerator, Callable
@@ -162,6 +163,10 @@ class ServerEvents:
         try:
             value = await self._handlers.call(message.event, *message.args)
             reply = Reply(message.request or 1, data=_encoded(value))
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise  # this node is closing
+            reply = Reply(message.request or 1, error="CancelledError: the handler was cancelled")
         except Exception as exc:  # noqa: BLE001 - rule 2
             if known:
                 self._node.fault(f"the handler of the server-side event {message.event!r:.80} failed", exc)

@@ -96,6 +96,7 @@ class Membership:
         self._started = 0.0
         self._introduced: set[str] = set()
         self._named: set[str] = set()  # by others, and not known yet
+        self._answered = False
         self._met = asyncio.Event()
         self._alone: asyncio.TimerHandle | None = None
 
@@ -181,6 +182,8 @@ class Membership:
         """A node leaves."""
         if (left := self.peers.bye(origin)) is not None:
             self._left(left)
+        self._named.discard(origin)
+        self._check_met()
 
     def tick(self, now: float) -> None:
         """Drop the peers that are lost by `now`."""
@@ -189,9 +192,6 @@ class Membership:
 
     def _left(self, left: PeerLeft) -> None:
         logger.info("roomcast: node %s (%s) is gone: %s", left.peer.id, left.peer.name, left.why)
-        self._named.discard(left.peer.id)
-        if not self._named:
-            self._met.set()
         info = self._info(left.peer, time.monotonic())
         for hook in self.on_left:
             hook(info, left.why)
@@ -208,7 +208,11 @@ class Membership:
         self._named.update(hello.peers)
         self._named -= self.peers.ids
         self._named -= {origin, self._id}
-        if not self._named and not hello.answer:  # an answer to ours: everyone it knows is known
+        self._answered |= not hello.answer  # an answer to ours names everyone that its node knows
+        self._check_met()
+
+    def _check_met(self) -> None:
+        if self._answered and not self._named:
             self._met.set()
 
     def nodes(self) -> list[NodeInfo]:

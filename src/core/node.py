@@ -72,6 +72,7 @@ class Node:
     ) -> None:
         self.id = new_node()
         self.pid = os.getpid()
+        self._who = "emitter" if guest else "adapter"
         self._url = url
         self._broker, self.settings = open_broker(url, settings, self.id)
         self.name = (self.settings.name or f"{socket.gethostname()}:{os.getpid()}")[:256]
@@ -114,7 +115,7 @@ class Node:
         self.subscriber = Subscriber(self.settings.linger, dropped=self._tracking.pause, fault=self.fault)
         self._always = frozenset({self.subjects.control, self.subjects.inbox(self.id)})
         self._connected = False
-        self._problem = "the adapter is not started"
+        self._problem = f"the {self._who} is not started"
         self._loops: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._logged: set[str] = set()
@@ -144,7 +145,7 @@ class Node:
     def check_open(self) -> None:
         """Raise `BrokerClosed` once this node is closed."""
         if self._closed:
-            raise BrokerClosed("The adapter is closed; make a new one.", broker=self.broker_name)
+            raise BrokerClosed(f"The {self._who} is closed; make a new one.", broker=self.broker_name)
 
     async def _start(self) -> None:
         broker = self._broker
@@ -182,7 +183,7 @@ class Node:
             if (bye := self.membership.part()) is not None:
                 await asyncio.wait([bye], timeout=_AGAIN)
         self.publisher.close()
-        self._connected, self._problem = False, "the adapter is closed"
+        self._connected, self._problem = False, f"the {self._who} is closed"
         self.membership.close()
         for hook in self.on_close:
             hook()
@@ -216,6 +217,7 @@ class Node:
         if not self._loops:
             raise BrokerUnavailable(f"Other nodes cannot be asked: {self._problem}.", broker=self.broker_name)
         await self.membership.met()
+        self.check_open()
 
     def health(self) -> Health:
         """Whether this node can hear and speak."""

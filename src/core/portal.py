@@ -9,6 +9,8 @@
 5. A portal belongs to the process that made it. In a forked one it raises RuntimeError, and what it holds there is
    neither used nor finalised: the sockets, and the kernel's list of what the loop watches, are shared with the parent.
 6. The interpreter closes every portal as it exits.
+7. A fork waits, at most `_PATIENCE` seconds, until no thread is in `with whole`: a module half imported there, or a
+   file descriptor just opened and not noted yet, would stay so in the child for ever.
 """
 
 import asyncio
@@ -24,6 +26,8 @@ T = TypeVar("T")
 
 _GRACE = 1.0  # seconds in which calls may end by themselves once the farewell is over
 
+_PATIENCE = 5.0  # seconds for which a fork waits
+
 _open: "set[Portal]" = set()  # those of this process that have a thread
 _inherited: "list[Portal]" = []  # those of the parents, kept from the garbage collector (rule 5)
 _forks: list[int] = []  # the parents
@@ -32,6 +36,40 @@ _forks: list[int] = []  # the parents
 def process() -> tuple[int, int]:
     """Names this process, among all that it was forked from and will fork, also when a process id is used again."""
     return os.getpid(), len(_forks)
+
+
+class _Wholes:
+    """How many threads are in what a fork must not cut in two (rule 7)."""
+
+    def __init__(self) -> None:
+        self.after_in_child()
+
+    def __enter__(self) -> None:
+        with self._changed:
+            self._count += 1
+
+    def __exit__(self, *_exc: object) -> None:
+        with self._changed:
+            self._count -= 1
+            self._changed.notify_all()
+
+    def before(self) -> None:
+        """A fork is about to happen: wait, and then keep everyone out."""
+        self._changed.acquire()
+        self._changed.wait_for(lambda: not self._count, timeout=_PATIENCE)
+
+    def after_in_parent(self) -> None:
+        """It has happened."""
+        self._changed.release()
+
+    def after_in_child(self) -> None:
+        """The other threads are not in this process."""
+        self._changed = threading.Condition()
+        self._count = 0
+
+
+whole = _Wholes()
+"""`with whole:` keeps a fork by another thread from cutting in two what it surrounds (rule 7)."""
 
 
 class Portal:
@@ -168,7 +206,8 @@ def _close_all() -> None:
 
 
 def _in_child() -> None:
-    """Rule 5."""
+    """Rules 5 and 7."""
+    whole.after_in_child()
     _forks.append(os.getppid())
     _inherited.extend(_open)
     _open.clear()
@@ -176,4 +215,4 @@ def _in_child() -> None:
 
 atexit.register(_close_all)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(before=whole.before, after_in_parent=whole.after_in_parent, after_in_child=_in_child)

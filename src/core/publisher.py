@@ -47,6 +47,9 @@ class Publisher:
         wire: seals envelopes.
         stats: where to count.
         tell: told of messages given up.
+
+    Attributes:
+        before: each called before a message takes its turn, to send what must not come after it.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Publisher:
         stats: Stats,
         tell: Callable[[Gap], None],
     ) -> None:
+        self.before: list[Callable[[], None]] = []
         self._origin = origin
         self._name = broker_name
         self._settings = settings
@@ -150,6 +154,8 @@ class Publisher:
 
     def put(self, subject: Subject, message: bytes) -> Entry:
         """Send a message in the place reserved for it (rule 2)."""
+        for send_first in self.before:
+            send_first()
         epoch, number = self._numbering.next(subject)
         self._place += 1
         entry = Entry(subject, message, epoch, number, time.monotonic(), self._place)

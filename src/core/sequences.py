@@ -15,7 +15,9 @@ whose count it no longer has, so both sides may forget. The receiver, per origin
    listen when it was first sent it was never owed; to who did it is missed.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import islice
 
 from roomcast.core.broker import Subject
 
@@ -84,7 +86,7 @@ class Tracking:
         self._size = 0
         self._heard: dict[Subject, dict[str, _Last]] = {}
         self._paused: dict[Subject, dict[str, _Last]] = {}
-        self._places: dict[str, int] = {}
+        self._places: dict[str, int] = {}  # the last one of each origin; who was heard last comes last
 
     def __len__(self) -> int:
         """How many pairs of subject and origin are remembered."""
@@ -101,11 +103,11 @@ class Tracking:
             count: how many they are.
             place: of the first of them, in everything the origin sends; 0 when order holds within subjects alone.
         """
-        late = 0 < place <= self._places.get(origin, 0)
-        if place and not late:
-            if len(self._places) >= _ORIGINS and origin not in self._places:
-                del self._places[next(iter(self._places))]
-            self._places[origin] = place + count - 1
+        reached = self._places.pop(origin, 0)
+        late = 0 < place <= reached
+        if len(self._places) >= _ORIGINS:
+            self._forget({next(iter(self._places))})
+        self._places[origin] = max(reached, place + count - 1 if place else 0)
         owed = not self._is_new(subject, origin)
         reading = self._read(subject, origin, epoch, first, count)
         if late and reading.repeats < count:
@@ -149,10 +151,15 @@ class Tracking:
 
     def forget_origin(self, origin: str) -> None:
         """A node is gone for good, and so are its numbers."""
-        self._places.pop(origin, None)
+        self._forget({origin})
+
+    def _forget(self, gone: Collection[str]) -> None:
+        for origin in gone:
+            self._places.pop(origin, None)
         for table in (self._heard, self._paused):
             for subject, origins in list(table.items()):
-                if origins.pop(origin, None) is not None:
+                for origin in origins.keys() & gone:
+                    del origins[origin]
                     self._size -= 1
                 if not origins:
                     del table[subject]
@@ -165,6 +172,10 @@ class Tracking:
         return origins
 
     def _make_room(self) -> None:
+        """Forget those who were not heard for the longest time."""
         while self._size >= self._limit:
-            table = self._paused or self._heard
-            self._size -= len(table.pop(next(iter(table))))
+            if len(self._places) > 1:
+                self._forget(set(islice(self._places, max(1, len(self._places) // 8))))
+            else:
+                table = self._paused or self._heard
+                self._size -= len(table.pop(next(iter(table))))

@@ -4,7 +4,8 @@
    thread, and from many at once; called on a thread that runs an event loop, it blocks that loop.
 2. It connects with its first call, on a thread of its own. Until then it holds no thread and no socket, so it can be
    made when a module is imported, and used after a fork.
-3. A forked process gets a connection of its own with its own first call, also when the parent has one.
+3. A forked process gets a connection of its own with its own first call, also when the parent has one. A fork while
+   another thread connects waits until that is done, or has failed.
 4. `close`, and the exit of the interpreter, flush what was emitted.
 
 How calls reach the loop is `portal`; what they do there is `emitter`.
@@ -26,7 +27,7 @@ from roomcast.core.membership import NodeInfo
 from roomcast.core.node import GapHook
 from roomcast.core.operator import Operator, RemoteSocket, SocketInfo
 from roomcast.core.options import Settings
-from roomcast.core.portal import Portal, process
+from roomcast.core.portal import Portal, process, whole
 from roomcast.core.subjects import Room
 
 T = TypeVar("T")
@@ -74,10 +75,14 @@ class Session:
         """All who find it not connected wait for one attempt."""
         starting = self._starting
         if starting is None or (starting.done() and (starting.cancelled() or starting.exception() is not None)):
-            starting = self._starting = asyncio.ensure_future(self.emitter.start())
+            starting = self._starting = asyncio.ensure_future(self._start())
             starting.add_done_callback(_look)
         await asyncio.shield(starting)
         return await make()
+
+    async def _start(self) -> None:
+        with whole:
+            await self.emitter.start()
 
     def _closed(self) -> BrokerClosed:
         return BrokerClosed("The emitter is closed; make a new one.", broker=self.emitter.broker_name)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from roomcast.core.portal import Portal
+from roomcast.core.portal import Portal, whole
 
 
 class Over(Exception):
@@ -223,3 +223,21 @@ def test_an_abandoned_portal_says_farewell_and_ends(portal: Portal, events: Even
     thread.join(10)
     assert not thread.is_alive()
     assert events.seen == ["farewell"]
+
+
+def test_a_fork_waits_until_what_it_must_not_cut_in_two_is_over(events: Events) -> None:
+    def fork() -> None:
+        whole.before()
+        events.add("forks")
+        whole.after_in_parent()
+
+    forking = threading.Thread(target=fork)
+    with whole, whole:
+        forking.start()
+        forking.join(0.2)
+        events.add("over")
+    forking.join(10)
+    assert events.seen == ["over", "forks"]
+    with whole:
+        events.add("open again")
+    assert events.seen[2:] == ["open again"]
