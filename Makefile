@@ -9,7 +9,7 @@ SYNCED := $(VENV)/.synced
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help env brokers browser demo test test-fast test-oldest test-all lint format types contracts wheel fuzz clean
+.PHONY: help env brokers browser demo test test-fast test-oldest test-all lint format types contracts docs wheel fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ types: env ## mypy --strict and pyright strict
 
 contracts: env ## which module may import which
 	PYTHONPATH=typings $(VENV)/bin/lint-imports
+
+docs: env ## build the documentation into build/docs; a warning fails it
+	$(VENV)/bin/mkdocs build --strict
 
 wheel: env ## build the wheel and import it from an empty environment
 	.ci/wheel.sh

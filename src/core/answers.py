@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
+from typing import Any
 
 import msgspec
 
@@ -29,7 +30,7 @@ _PART = 65_536  # bytes of one part of an answer, about
 _PATIENCE = 120.0  # seconds until an answer that nobody asks on for is forgotten
 _ANSWERS = 200  # in the middle of which a node may be
 _AT_ONCE = 100  # clients that are disconnected at the same time
-_CLOSING = 2.0  # seconds to wait for a connection to close
+_CLOSING = 2.0  # seconds to wait for connections to close
 _HEAD = 64  # bytes of a `Reply` without its data
 
 _encoder = msgspec.msgpack.Encoder()
@@ -100,6 +101,7 @@ class Answers:
     async def disconnect(self, clients: Iterable[Client], namespace: str, *, close: bool) -> int:
         """Disconnect clients, those who are connected; how many they were."""
         slots = asyncio.Semaphore(_AT_ONCE)
+        closing: list[asyncio.Task[Any]] = []
 
         async def one(client: Client) -> bool:
             async with slots:
@@ -111,11 +113,13 @@ class Answers:
                     self._node.fault("a disconnect handler failed", exc)
                     self._clients.basic_disconnect(client.sid, namespace)
                 if close:
-                    closing = self._node.spawn(self._clients.server.eio.disconnect(client.eio_sid))
-                    await asyncio.wait({closing}, timeout=_CLOSING)
+                    closing.append(self._node.spawn(self._clients.server.eio.disconnect(client.eio_sid)))
             return True
 
-        return sum(await asyncio.gather(*(one(client) for client in clients)))
+        touched = sum(await asyncio.gather(*(one(client) for client in clients)))
+        if closing:  # a polling client that has gone quiet never lets it end
+            await asyncio.wait(closing, timeout=_CLOSING)
+        return touched
 
     def describe(self, selection: Selection) -> Iterator[bytes]:
         """Each addressed client as a `Description` in msgpack, as it is when its turn comes."""

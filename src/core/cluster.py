@@ -4,7 +4,8 @@
 2. It returns as soon as the last of them has answered. A node that dies meanwhile is not waited for, and what it had
    answered counts.
 3. When a node does not answer in time, `RequestTimeout` carries what the others said in `replies`, by node.
-4. What a request does here happens in order with this node's emits, as what it does elsewhere does.
+4. What a request does, here and elsewhere, comes after what this node emitted before. A join and a leave also come
+   before what it emits later; a disconnection does once it is awaited.
 """
 
 import asyncio
