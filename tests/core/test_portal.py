@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -63,17 +64,17 @@ def test_a_portal_has_no_thread_before_its_first_call(portal: Portal, events: Ev
     before, idle = threading.active_count(), portal.idle
     portal.tell(fail)
     assert threading.active_count() == before
-    assert portal.call(double(1)) == 2
+    assert portal.call(lambda: double(1)) == 2
     assert threading.active_count() == before + 1
     assert (idle, portal.idle) == (True, False)
     assert events.seen == []
 
 
 def test_a_call_returns_or_raises_what_its_coroutine_does(portal: Portal) -> None:
-    assert portal.call(double(21)) == 42
+    assert portal.call(lambda: double(21)) == 42
     with pytest.raises(LookupError, match="nothing there"):
-        portal.call(fail())
-    assert portal.call(double(1)) == 2
+        portal.call(fail)
+    assert portal.call(lambda: double(1)) == 2
 
 
 def test_any_number_of_threads_may_call_at_the_same_time(portal: Portal) -> None:
@@ -81,7 +82,7 @@ def test_any_number_of_threads_may_call_at_the_same_time(portal: Portal) -> None
 
     def work(number: int) -> list[int]:
         together.wait(10)
-        return [portal.call(double(1000 * number + n)) for n in range(20)]
+        return [portal.call(partial(double, 1000 * number + n)) for n in range(20)]
 
     with ThreadPoolExecutor(16) as pool:
         results = list(pool.map(work, range(16)))
@@ -91,7 +92,7 @@ def test_any_number_of_threads_may_call_at_the_same_time(portal: Portal) -> None
 
 def test_a_call_on_a_thread_that_runs_a_loop_blocks_that_loop_and_works(portal: Portal) -> None:
     async def program() -> int:
-        return portal.call(double(2))
+        return portal.call(lambda: double(2))
 
     assert asyncio.run(program()) == 4
 
@@ -99,10 +100,10 @@ def test_a_call_on_a_thread_that_runs_a_loop_blocks_that_loop_and_works(portal: 
 def test_a_call_from_the_portals_own_thread_raises(portal: Portal) -> None:
     async def call_again() -> None:
         assert portal.inside
-        portal.call(double(1))
+        portal.call(lambda: double(1))
 
     with pytest.raises(RuntimeError, match="own thread"):
-        portal.call(call_again())
+        portal.call(call_again)
     assert not portal.inside
 
 
@@ -124,27 +125,27 @@ def test_an_interrupted_caller_cancels_what_it_asked_for(portal: Portal, events:
     interrupter = threading.Thread(target=interrupt)
     interrupter.start()
     with pytest.raises(KeyboardInterrupt):
-        portal.call(for_ever())
+        portal.call(for_ever)
     interrupter.join()
     events.wait("cancelled")
-    assert portal.call(double(1)) == 2
+    assert portal.call(lambda: double(1)) == 2
 
 
 def test_close_runs_the_farewell_once_and_refuses_later_calls(portal: Portal, events: Events) -> None:
-    portal.call(double(1))
+    portal.call(lambda: double(1))
     with ThreadPoolExecutor(4) as pool:
         for closing in [pool.submit(portal.close) for _ in range(4)]:
             closing.result(10)
     assert events.seen == ["farewell"]
     with pytest.raises(Over):
-        portal.call(double(1))
+        portal.call(lambda: double(1))
     portal.tell(fail)
 
 
 def test_a_portal_that_was_never_used_closes_without_a_thread(portal: Portal, events: Events) -> None:
     portal.close()
     with pytest.raises(Over):
-        portal.call(double(1))
+        portal.call(lambda: double(1))
     assert events.seen == []
 
 
@@ -161,7 +162,7 @@ def test_a_call_under_way_at_the_close_may_end_by_itself(events: Events) -> None
 
     portal = Portal(farewell, Over)
     with ThreadPoolExecutor(1) as pool:
-        call = pool.submit(lambda: portal.call(wait_for_it()))
+        call = pool.submit(lambda: portal.call(wait_for_it))
         events.wait("waiting")
         portal.close()
         assert call.result(10) == "done"
@@ -173,7 +174,7 @@ def test_a_call_that_does_not_end_is_told_that_the_portal_is_closed(portal: Port
         await asyncio.Event().wait()
 
     with ThreadPoolExecutor(1) as pool:
-        call = pool.submit(lambda: portal.call(for_ever()))
+        call = pool.submit(lambda: portal.call(for_ever))
         events.wait("waiting")
         began = time.monotonic()
         portal.close()
@@ -185,14 +186,14 @@ def test_a_call_that_does_not_end_is_told_that_the_portal_is_closed(portal: Port
 def test_callers_race_with_the_close_and_each_gets_an_answer_or_the_refusal(events: Events) -> None:
     for _ in range(30):
         portal = Portal(lambda: double_nothing(events), Over)
-        portal.call(double(0))
+        portal.call(lambda: double(0))
         together = threading.Barrier(5)
 
         def work(portal: Portal = portal, together: threading.Barrier = together) -> bool:
             together.wait(10)
             try:
                 while True:
-                    assert portal.call(double(4)) == 8
+                    assert portal.call(lambda: double(4)) == 8
             except Over:
                 return True
 
@@ -211,13 +212,13 @@ def test_what_is_told_runs_without_anybody_waiting(portal: Portal, events: Event
     async def note() -> None:
         events.add("noted")
 
-    portal.call(double(1))
+    portal.call(lambda: double(1))
     portal.tell(note)
     events.wait("noted")
 
 
 def test_an_abandoned_portal_says_farewell_and_ends(portal: Portal, events: Events) -> None:
-    portal.call(double(1))
+    portal.call(lambda: double(1))
     [thread] = [thread for thread in threading.enumerate() if thread.name == "roomcast-portal"]
     portal.abandon()
     thread.join(10)
