@@ -8,6 +8,7 @@ app = socketio.ASGIApp(sio, on_startup=adapter.start, on_shutdown=adapter.aclose
 from roomcast.core.adapter import Adapter
 from roomcast.core.broadcast import Answer
 from roomcast.core.broker import Gap
+from roomcast.core.claims import Claimed
 from roomcast.core.descriptions import Handshake
 from roomcast.core.emitter import Emitter
 from roomcast.core.errors import (
@@ -30,7 +31,9 @@ from roomcast.core.events import NodeAnswer
 from roomcast.core.health import Health
 from roomcast.core.membership import NodeInfo
 from roomcast.core.operator import Operator, RemoteSocket
+from roomcast.core.presence import PresenceWatch
 from roomcast.core.sync_emitter import SyncEmitter, SyncOperator, SyncRemoteSocket
+from roomcast.core.watching import Change
 
 __all__ = [
     "AckTimeout",
@@ -40,6 +43,8 @@ __all__ = [
     "BrokerClosed",
     "BrokerError",
     "BrokerUnavailable",
+    "Change",
+    "Claimed",
     "ConfigurationError",
     "Emitter",
     "EncodeError",
@@ -50,6 +55,7 @@ __all__ = [
     "NodeInfo",
     "Operator",
     "PayloadTooLarge",
+    "PresenceWatch",
     "PublishRejected",
     "PublishUnconfirmed",
     "RemoteSocket",

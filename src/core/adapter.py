@@ -19,7 +19,8 @@ from roomcast.core.acks import Callback
 from roomcast.core.address import Address
 from roomcast.core.answers import Answers
 from roomcast.core.broadcast import Answer, Broadcast, Collector, call
-from roomcast.core.broker import Subject
+from roomcast.core.broker import Gap, Subject
+from roomcast.core.claims import Claimed, Claims
 from roomcast.core.clients import NOT_HERE, Clients, addressed, skipped
 from roomcast.core.cluster import Cluster
 from roomcast.core.errors import BrokerUnavailable, RoomcastError, WireError
@@ -42,10 +43,12 @@ from roomcast.core.node import GapHook, Node
 from roomcast.core.options import Settings, options
 from roomcast.core.owed import Owed
 from roomcast.core.packets import Packets, Parts
+from roomcast.core.presence import Presence, PresenceWatch
 from roomcast.core.rooms import Client, State
 from roomcast.core.sids import new_sid, owner
 from roomcast.core.subjects import Room, namespace_name, room_name
 from roomcast.core.surveys import Surveys
+from roomcast.core.tickets import Policy
 
 logger = logging.getLogger("roomcast")
 
@@ -76,6 +79,7 @@ class Adapter(Clients, Gateway):
         self._starting: asyncio.Task[None] | None = None
         self._start_error: RoomcastError | None = None
         self._become_node()
+        self.on_gap(self._on_gap)
 
     def _become_node(self) -> None:
         """Make the node and all that works for it."""
@@ -86,6 +90,8 @@ class Adapter(Clients, Gateway):
         self._surveys = Surveys(node)
         self._cluster = Cluster(node, self._broadcast, self._surveys, self._answers)
         self._events = ServerEvents(node, self._cluster, self._handlers)
+        self._claims = Claims(node, self._surveys, self._answers, self, self._rooms, self._handlers)
+        self._presence = Presence(node, self._rooms)
         node.on_beat.append(lambda: self._forget_unreachable(self._reachable))
         node.membership.on_joined.append(lambda info: self._events.tell("node_joined", info))
         node.membership.on_left.append(lambda info, why: self._events.tell("node_left", info, why))
@@ -155,6 +161,18 @@ class Adapter(Clients, Gateway):
         self._node.gap_hooks.append(hook)
         return hook
 
+    def _on_gap(self, gap: Gap) -> None:
+        self._presence.on_gap(gap)  # of the node that is, after a fork as well
+        self._claims.on_gap(gap)
+
+    def presence(self, room: Room | None, namespace: str = "/") -> PresenceWatch:
+        """Watch who is in a room, or (None) in the namespace, on all nodes: `async with` and `async for`.
+
+        Raises:
+            TypeError, ValueError: the room or the namespace is not one.
+        """
+        return self._presence.watch(namespace_name(namespace), None if room is None else room_name(room))
+
     # Server-side events
 
     @overload
@@ -177,6 +195,36 @@ class Adapter(Clients, Gateway):
 
         return register if handler is None else register(handler)
 
+    # Claims
+
+    async def claim(
+        self, sid: str, key: str, limit: int = 1, policy: Policy = "refuse", namespace: str = "/"
+    ) -> Claimed:
+        """Let a client of this node hold a key that at most `limit` clients hold in the whole cluster.
+
+        It is held until `release`, or until the client or its node is gone; claiming again what one holds is granted.
+        All claims of a key should name the same limit and policy.
+
+        Args:
+            sid: the client; its connect handler is a good place for this.
+            key: what is claimed, such as "user:42"; one and the same in all namespaces.
+            limit: how many may hold it.
+            policy: what happens to one too many: "refuse" it, or "evict_oldest": the clients whose claims are the
+                oldest are disconnected, after their nodes' handlers of `evicted` (sid, key) are done.
+            namespace: of the client.
+
+        Raises:
+            ValueError: the client is not here, or an argument cannot work.
+            TypeError: the key is not text, or the limit not an integer.
+            RequestTimeout: a node, or a client to be evicted, did not respond in time: the key is not held.
+            Backpressure, BrokerUnavailable, BrokerClosed: nobody could be asked: the key is not held.
+        """
+        return await self._claims.claim(sid, key, limit, policy, namespace)
+
+    async def release(self, sid: str, key: str) -> None:
+        """Give back a key that a client of this node holds; fine when it does not."""
+        self._claims.release(sid, key)
+
     # What the local half tells
 
     def _first_in(self, namespace: str, room: Room | None) -> None:
@@ -185,11 +233,18 @@ class Adapter(Clients, Gateway):
     def _last_out(self, namespace: str, room: Room | None) -> None:
         self._node.subscriber.ignore(self._subject_of(namespace, room))
 
+    def _entered(self, namespace: str, room: Room | None, sid: str) -> None:
+        self._presence.entered(namespace, room, sid)
+
+    def _exited(self, namespace: str, room: Room | None, sid: str) -> None:
+        self._presence.exited(namespace, room, sid)
+
     def _parting(self, client: Client) -> None:
         self._owed.drop(client)
 
     def _went(self, client: Client) -> None:
         self._owed.drop(client)
+        self._claims.went(client.sid)
 
     def _reachable(self, client: Client) -> bool:
         return self._fanout is None or self._fanout.reachable(client)

@@ -113,13 +113,22 @@ class Answers:
                     self._node.fault("a disconnect handler failed", exc)
                     self._clients.basic_disconnect(client.sid, namespace)
                 if close:
-                    closing.append(self._node.spawn(self._clients.server.eio.disconnect(client.eio_sid)))
+                    closing.append(self._node.spawn(self._close(client.eio_sid)))
             return True
 
         touched = sum(await asyncio.gather(*(one(client) for client in clients)))
-        if closing:  # a polling client that has gone quiet never lets it end
+        if closing:
             await asyncio.wait(closing, timeout=_CLOSING)
         return touched
+
+    async def _close(self, eio_sid: str) -> None:
+        """End a connection once it has taken what waits for it; a polling client that has gone quiet takes nothing."""
+        eio = self._clients.server.eio
+        if (socket := eio.sockets.get(eio_sid)) is not None:
+            taken = asyncio.ensure_future(socket.queue.join())
+            await asyncio.wait({taken}, timeout=_CLOSING / 2)
+            taken.cancel()
+        await eio.disconnect(eio_sid)
 
     def describe(self, selection: Selection) -> Iterator[bytes]:
         """Each addressed client as a `Description` in msgpack, as it is when its turn comes."""

@@ -3,7 +3,8 @@
 1. Nothing here waits, and nothing here knows of other nodes.
 2. `basic_enter_room`, `basic_leave_room` and `basic_disconnect` are the only ways in and out of a room;
    python-socketio's instrumentation for the Admin UI replaces them on the instance, so they are called through it.
-3. The subclass is told of the first member in and the last one out, and of each client that went.
+3. The subclass is told of the first member in and the last one out, of each client that went, and of everyone who
+   comes into a room or a namespace or leaves it.
 """
 
 import time
@@ -37,6 +38,12 @@ class Clients(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
     def _last_out(self, namespace: str, room: Room | None) -> None:
         """A room, or a namespace (None), has lost its last local member (rule 3)."""
 
+    def _entered(self, namespace: str, room: Room | None, sid: str) -> None:
+        """A client has come into a room, its own included, or (None) into a namespace (rule 3)."""
+
+    def _exited(self, namespace: str, room: Room | None, sid: str) -> None:
+        """A client has left a room, its own included, or (None) a namespace (rule 3)."""
+
     def _parting(self, client: Client) -> None:
         """A client is going: it says nothing any more (rule 3)."""
 
@@ -50,6 +57,8 @@ class Clients(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         client = self._rooms.add(namespace, sid, eio_sid)
         client.time = time.time()
         client.auth = self._auth.get((eio_sid, namespace))
+        for place in (None, sid):
+            self._entered(namespace, place, sid)
 
     def _note_auth(self, server: Any) -> None:
         """Keep what clients send as `auth`: python-socketio shows it to the connect handler alone."""
@@ -120,6 +129,8 @@ class Clients(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         self._rooms.remove(namespace, sid)
         if namespace not in self._rooms.namespaces():
             self._last_out(namespace, None)
+        for place in (None, sid):
+            self._exited(namespace, place, sid)
         self._went(client)
 
     def basic_enter_room(self, sid: str, namespace: str, room: Room | None, eio_sid: str | None = None) -> None:  # noqa: ARG002
@@ -131,14 +142,20 @@ class Clients(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
             return  # everyone is in the namespace, and in the room of their own sid
         if self.is_sid_room(namespace, room):
             raise ValueError("cannot enter a sid room")
+        if room in client.rooms:
+            return
         if self._rooms.enter(namespace, client, room):
             self._first_in(namespace, room)
+        self._entered(namespace, room, sid)
 
     def basic_leave_room(self, sid: str, namespace: str, room: Room | None) -> None:
         """Take a client of this node out of a room."""
         client = self._rooms.client(namespace, sid)
-        if client is not None and room is not None and self._rooms.leave(namespace, client, room):
+        if client is None or room is None or room not in client.rooms:
+            return
+        if self._rooms.leave(namespace, client, room):
             self._last_out(namespace, room)
+        self._exited(namespace, room, sid)
 
     def basic_close_room(self, room: Room, namespace: str) -> None:
         """Take every client of this node out of a room."""

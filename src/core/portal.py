@@ -20,6 +20,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -89,7 +90,7 @@ class Portal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stop = asyncio.Event()
-        self._told: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def here(self) -> bool:
@@ -106,24 +107,27 @@ class Portal:
         """Whether the caller is the portal's own thread."""
         return self._thread is threading.current_thread()
 
-    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """What a coroutine returns that runs on the loop (rule 2).
+    def call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What a coroutine returns that is made and run on the loop (rule 2).
 
         Raises:
             RuntimeError: rules 3 and 5.
             Exception: what the coroutine raises, or that the portal is closed.
         """
-        future = self._submit(coroutine)
+        self._check()
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
         try:
+            with self._lock:
+                self._started().call_soon_threadsafe(self._begin, make, future)
             return future.result()
         except concurrent.futures.CancelledError:
             raise self._closed_error() from None
         finally:
-            future.cancel()  # changes nothing unless this thread was interrupted
+            future.cancel()  # changes nothing unless this thread was interrupted, wherever that was
 
     def tell(self, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Have a coroutine made and run on the loop without waiting for it; nothing happens where there is no loop."""
-        self._soon(lambda: self._run(make()))
+        self._soon(lambda: self._begin(make, concurrent.futures.Future()))
 
     def close(self) -> None:
         """End the loop and its thread (rule 4); idempotent. Without effect in a forked process."""
@@ -140,15 +144,6 @@ class Portal:
         """Close without waiting, and without a lock: for finalisers, which run on any thread at any time."""
         self._closing = True
         self._soon(self._stop.set)
-
-    def _submit(self, coroutine: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
-        try:
-            self._check()
-            with self._lock:
-                return asyncio.run_coroutine_threadsafe(coroutine, self._started())
-        except BaseException:
-            coroutine.close()
-            raise
 
     def _check(self) -> None:
         """Rules 3 and 5, before the lock: a parent's may be locked for ever here."""
@@ -184,19 +179,42 @@ class Portal:
     async def _main(self) -> None:
         await self._stop.wait()
         await self._farewell()
-        calls = asyncio.all_tasks() - {asyncio.current_task()}
-        if calls:
-            await asyncio.wait(calls, timeout=_GRACE)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_GRACE)
 
-    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(coroutine)
-        self._told.add(task)
-        task.add_done_callback(self._told.discard)
+    def _begin(self, make: Callable[[], Coroutine[Any, Any, T]], future: "concurrent.futures.Future[T]") -> None:
+        """On the loop: a task whose end the future is told, and which ends when the future is cancelled."""
+        if future.cancelled():
+            return
+        task = asyncio.ensure_future(_made(make))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(partial(_tell, future))
+        future.add_done_callback(partial(self._cancel, task))
 
-    def _soon(self, function: Callable[[], None]) -> None:
+    def _cancel(self, task: asyncio.Task[Any], future: "concurrent.futures.Future[Any]") -> None:
+        if future.cancelled():
+            self._soon(task.cancel)
+
+    def _soon(self, function: Callable[[], object]) -> None:
         if self.here and self._loop is not None and not self._loop.is_closed():
             with contextlib.suppress(RuntimeError):  # closed since
                 self._loop.call_soon_threadsafe(function)
+
+
+async def _made(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    return await make()
+
+
+def _tell(future: "concurrent.futures.Future[T]", task: asyncio.Task[T]) -> None:
+    if task.cancelled():
+        future.cancel()
+    if not future.set_running_or_notify_cancel():
+        return  # nobody waits
+    if (error := task.exception()) is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(task.result())
 
 
 def _close_all() -> None:

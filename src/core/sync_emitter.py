@@ -47,7 +47,7 @@ class Session:
 
     def call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """What a coroutine returns that is made and run on the loop, once the emitter is connected."""
-        return self.portal.call(self._connected(make))
+        return self.portal.call(lambda: self._connected(make))
 
     def look(self, at: Callable[[Emitter], T]) -> T:
         """What a function finds out about the emitter, on the loop if there is one; nothing is started for it."""
@@ -58,7 +58,7 @@ class Session:
             return at(self.emitter)
 
         try:
-            return self.portal.call(see())
+            return self.portal.call(see)
         except BrokerClosed:  # in between
             return at(self.emitter)
 

@@ -1,0 +1,165 @@
+"""A room as a node sees it that watches: who is in it on each node, and what whoever looks has not seen yet.
+
+1. A node's part is sure once it has told its whole set. It is unsure from its first sign of life to then, and again
+   whenever something it told may be missing: a hole in the versions, or a doubt from outside.
+2. While a part is unsure it stays as it was; what is told of it counts from its next whole set on, and that set's
+   differences from what was known are the changes.
+3. A node that left takes its members along at once. Who is not expected is not believed.
+4. A view begins with who is there, and each change it gives takes what it shows one step further: so who starts from
+   what is shown and applies the changes is never wrong. Until the first change is asked for, each look shows what is
+   so now.
+5. A change and its reverse that nobody has seen cancel out: a view never holds more than the members there were and
+   are.
+
+Pure: no clock, no loop, no wire.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from roomcast.core.messages import Members
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Somebody came or went.
+
+    Attributes:
+        kind: "joined" or "left".
+        sid: the client.
+        node: id of its node.
+    """
+
+    kind: Literal["joined", "left"]
+    sid: str
+    node: str
+
+
+class _Part:
+    """The members on one node."""
+
+    __slots__ = ("fresh", "sids", "version")
+
+    def __init__(self) -> None:
+        self.sids: set[str] = set()
+        self.fresh: set[str] | None = None  # a whole set of which more is to come
+        self.version = 0
+
+
+class Mirror:
+    """One room, or namespace, on all nodes.
+
+    Attributes:
+        unsure: the nodes whose part is not sure (rule 1).
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[str, _Part] = {}
+        self.unsure: set[str] = set()
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """Each member and its node."""
+        return ((sid, node) for node, part in self._parts.items() for sid in part.sids)
+
+    def expect(self, nodes: Iterable[str]) -> None:
+        """These nodes are there, and will tell."""
+        for node in nodes:
+            if node not in self._parts:
+                self._parts[node] = _Part()
+                self.unsure.add(node)
+
+    def doubt(self, node: str) -> None:
+        """Something that a node told may be missing."""
+        part = self._parts.get(node)
+        if part is not None:
+            part.fresh = None
+            self.unsure.add(node)
+
+    def left(self, node: str) -> list[Change]:
+        """A node is gone (rule 3)."""
+        self.unsure.discard(node)
+        part = self._parts.pop(node, None)
+        return [] if part is None else [Change("left", sid, node) for sid in part.sids]
+
+    def take(self, node: str, told: Members) -> list[Change] | None:
+        """A node tells; what that changes, or None when there is a hole and it should be asked for the whole set."""
+        part = self._parts.get(node)
+        if part is None:
+            return []
+        if told.whole:
+            part.fresh = set()
+            self.unsure.add(node)
+        elif node in self.unsure and part.fresh is None:
+            return []  # rule 2
+        elif told.version != part.version + 1:
+            self.doubt(node)
+            return None
+        part.version = told.version
+        if part.fresh is None:
+            return self._update(node, part, told.joined, told.left)
+        part.fresh.update(told.joined)
+        if told.more:
+            return []
+        fresh, part.fresh = part.fresh, None
+        self.unsure.discard(node)
+        return self._update(node, part, fresh - part.sids, part.sids - fresh)
+
+    def here(self, node: str, joined: Iterable[str], left: Iterable[str] = ()) -> list[Change]:
+        """What this node knows of itself, which is always sure."""
+        return self._update(node, self._parts.setdefault(node, _Part()), joined, left)
+
+    @staticmethod
+    def _update(node: str, part: _Part, joined: Iterable[str], left: Iterable[str]) -> list[Change]:
+        changes: list[Change] = []
+        for sid in joined:
+            if sid not in part.sids:
+                part.sids.add(sid)
+                changes.append(Change("joined", sid, node))
+        for sid in left:
+            if sid in part.sids:
+                part.sids.remove(sid)
+                changes.append(Change("left", sid, node))
+        return changes
+
+
+class View:
+    """What one watch has shown, and what it has not (rules 4 and 5).
+
+    Args:
+        present: each member now, and its node.
+    """
+
+    def __init__(self, present: Iterable[tuple[str, str]] = ()) -> None:
+        self._shown = dict(present)
+        self._changes: dict[str, Change] = {}
+        self._asked = False
+
+    def __len__(self) -> int:
+        """How many changes wait."""
+        return len(self._changes)
+
+    def note(self, changes: Collection[Change]) -> None:
+        """This has changed."""
+        for change in changes:
+            if self._changes.pop(change.sid, None) is None:
+                self._changes[change.sid] = change
+
+    def next(self) -> Change | None:
+        """The next change, shown from now on; None when there is none."""
+        self._asked = True
+        return self._show() if self._changes else None
+
+    def look(self) -> dict[str, str]:
+        """The members that are shown, and their nodes."""
+        while self._changes and not self._asked:
+            self._show()
+        return dict(self._shown)
+
+    def _show(self) -> Change:
+        change = self._changes.pop(next(iter(self._changes)))
+        if change.kind == "joined":
+            self._shown[change.sid] = change.node
+        else:
+            del self._shown[change.sid]
+        return change
