@@ -126,11 +126,11 @@ class Broadcast:
         emit = Emit(to.namespace, to.rooms, packet, to.excluded, request, to.volatile)
         try:
             entry = await self._send(emit, subject)
+            if entry is not None and self._node.settings.confirm:
+                await self._node.publisher.confirmed(entry, self._node.settings.emit_timeout)
         except BaseException:
             self.acks.cancel(request)
             raise
-        if entry is not None and self._node.settings.confirm:
-            await self._node.publisher.confirmed(entry, self._node.settings.emit_timeout)
         return request
 
     async def _send(self, emit: Emit, subject: Subject | None) -> Entry | None:
