@@ -516,6 +516,23 @@ async def test_an_acknowledgement_for_an_emitter_that_died_leaves_nothing() -> N
 
 
 @virtual
+async def test_a_question_that_is_not_confirmed_or_is_given_up_is_forgotten() -> None:
+    async with Cluster() as cluster:
+        await (await cluster.node()).client("a")
+        async with Emitter(URL, emit_timeout=2.0) as emitter:
+            await emitter.nodes()
+            link(emitter).stall()
+            with pytest.raises(PublishUnconfirmed):
+                await emitter.to("a").emit_with_ack("ask")
+            question = asyncio.ensure_future(emitter.to("a").emit_with_ack("ask"))
+            await asyncio.sleep(0.1)
+            question.cancel()
+            await asyncio.gather(question, return_exceptions=True)
+            assert len(emitter._broadcast.acks) == 0  # pyright: ignore[reportPrivateUsage]
+            link(emitter).stall(stalled=False)
+
+
+@virtual
 async def test_the_numbers_of_emitters_that_are_gone_are_bounded() -> None:
     async with Cluster() as cluster:
         one = await cluster.node()
