@@ -4,8 +4,7 @@
    answered is kept; one that joins is not waited for.
 2. What this node does itself for the same request happens right after the request took its place in the outbox,
    without suspending: so both are in order with everything this node emits.
-3. Nothing is left behind when the caller stops: the request is forgotten, and who was in the middle of an answer
-   is told.
+3. Nothing is left behind when the caller stops: the request is forgotten, and who has not answered to the end is told.
 """
 
 import asyncio
@@ -146,7 +145,7 @@ class Surveys:
         """The caller stops (rule 3)."""
         del self._open[survey.number]
         self._requests.end(request)
-        for node in request.begun:
+        for node in request.waiting:  # in the middle of an answer, or about to begin one
             if self.node.running:
                 self.node.answer(node, More(request.number, stop=True))
 

@@ -1,4 +1,7 @@
-"""What can be learnt about clients elsewhere, and what is done to them, in the awkward cases; over every broker."""
+"""What can be learnt about clients elsewhere, and what is done to them, in the awkward cases.
+
+Over every broker, but for what no broker can change: what a web server and a session give.
+"""
 
 import asyncio
 import json
@@ -61,15 +64,17 @@ async def test_what_cannot_be_serialised_in_a_session_is_left_out_by_name(crowd:
     assert not crowd.b.adapter.stats()["faults"]
 
 
-async def test_a_session_that_is_no_dictionary_is_left_out(crowd: Crowd) -> None:
-    await crowd.a.sio.save_session(crowd["a1"].sid, ["a", "list"])
-    (socket,) = await crowd.b.adapter.to(crowd["a1"].sid).fetch_sockets()
+async def test_a_session_that_is_no_dictionary_is_left_out(alone: Cluster) -> None:
+    a, b = await started(alone, 2)
+    client = await a.client()
+    await a.sio.save_session(client.sid, ["a", "list"])
+    (socket,) = await b.adapter.to(client.sid).fetch_sockets()
     assert (socket.data, socket.omitted) == ({}, ("session",))
 
 
 @pytest.mark.parametrize("web", ["uvicorn", "aiohttp"])
-async def test_the_handshake_is_what_the_client_sent(cluster: Cluster, web: Web) -> None:
-    a, b = await cluster.node(), await cluster.node(web=web)
+async def test_the_handshake_is_what_the_client_sent(alone: Cluster, web: Web) -> None:
+    a, b = await alone.node(), await alone.node(web=web)
     acquaint(a.adapter, b.adapter)
     before = time.time()
     auth = {"token": "t", "deep": [1, {"x": None}]}
@@ -94,9 +99,9 @@ async def test_the_handshake_is_what_the_client_sent(cluster: Cluster, web: Web)
     assert socket.handshake.query["transport"] == "polling"
 
 
-async def test_one_hostile_header_does_not_hide_the_others(cluster: Cluster) -> None:
+async def test_one_hostile_header_does_not_hide_the_others(alone: Cluster) -> None:
     """aiohttp hands on bytes that are no UTF-8 as lone surrogates, which cannot be serialised."""
-    a, b = await cluster.node(), await cluster.node(web="aiohttp")
+    a, b = await alone.node(), await alone.node(web="aiohttp")
     acquaint(a.adapter, b.adapter)
     await b.client()
     client = await b.client()
@@ -161,8 +166,8 @@ async def test_with_close_the_connection_ends_and_so_do_its_other_namespaces(clu
 
 
 @pytest.mark.parametrize("close", [False, True])
-async def test_a_polling_client_gets_its_last_events_before_it_is_disconnected(cluster: Cluster, close: bool) -> None:
-    a, b = await started(cluster, 2)
+async def test_a_polling_client_gets_its_last_events_before_it_is_disconnected(alone: Cluster, close: bool) -> None:
+    a, b = await started(alone, 2)
     async with aiohttp.ClientSession(f"{b.url}/socket.io/") as http:
 
         async def poll() -> list[str]:

@@ -494,6 +494,21 @@ async def test_a_fetch_that_ends_early_is_forgotten_at_once() -> None:
 
 
 @virtual
+async def test_a_fetch_that_ends_before_a_node_has_answered_is_forgotten_there_too() -> None:
+    async with Cluster() as cluster:
+        one, two = await cluster.node(), await cluster.node()
+        await rich_clients(one, 8)
+        near = await two.client()
+        async with Emitter(URL) as emitter:
+            await emitter.nodes()
+            one.broker.delay(0.3)  # the question reaches it late
+            async with aclosing(emitter.iter_sockets()) as sockets:
+                assert (await anext(sockets)).sid == near.sid
+            await asyncio.sleep(1)
+            assert unfinished(one) == 0
+
+
+@virtual
 async def test_an_acknowledgement_for_an_emitter_that_died_leaves_nothing() -> None:
     async with Cluster() as cluster:
         one = await cluster.node()
