@@ -249,11 +249,7 @@ class Presence:
             return
         if any(owner(sid) != origin for sids in (told.joined, told.left) for sid in sids):
             raise WireError("foreign", f"Node {origin} told of clients that are not its own.")
-        changes = watched.mirror.take(origin, told)
-        if changes is None:
-            self._ask(origin, watched, again=True)
-        else:
-            watched.note(changes)
+        watched.note(watched.mirror.take(origin, told))
 
     def _end_again(self, origin: str, number: int) -> None:
         """Rule 5, once in each heartbeat: a flood must not be answered by another one."""

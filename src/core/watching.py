@@ -14,6 +14,7 @@
 Pure: no clock, no loop, no wire.
 """
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -82,8 +83,8 @@ class Mirror:
         part = self._parts.pop(node, None)
         return [] if part is None else [Change("left", sid, node) for sid in part.sids]
 
-    def take(self, node: str, told: Members) -> list[Change] | None:
-        """A node tells; what that changes, or None when there is a hole and it should be asked for the whole set."""
+    def take(self, node: str, told: Members) -> list[Change]:
+        """A node tells; what that changes."""
         part = self._parts.get(node)
         if part is None:
             return []
@@ -94,7 +95,7 @@ class Mirror:
             return []  # rule 2
         elif told.version != part.version + 1:
             self.doubt(node)
-            return None
+            return []
         part.version = told.version
         if part.fresh is None:
             return self._update(node, part, told.joined, told.left)
@@ -132,7 +133,7 @@ class View:
 
     def __init__(self, present: Iterable[tuple[str, str]] = ()) -> None:
         self._shown = dict(present)
-        self._changes: dict[str, Change] = {}
+        self._changes: OrderedDict[str, Change] = OrderedDict()  # its first item is taken at no cost
         self._asked = False
 
     def __len__(self) -> int:
@@ -157,7 +158,7 @@ class View:
         return dict(self._shown)
 
     def _show(self) -> Change:
-        change = self._changes.pop(next(iter(self._changes)))
+        _, change = self._changes.popitem(last=False)
         if change.kind == "joined":
             self._shown[change.sid] = change.node
         else:

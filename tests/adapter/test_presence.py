@@ -1,69 +1,119 @@
-"""Presence over every broker: first who is there, then who comes and goes."""
+"""Presence over each broker: who is in a room on all nodes, in order with what they say, and nothing left behind."""
 
 import asyncio
-from collections.abc import Callable
+from typing import Any
 
-from roomcast import Change, PresenceWatch
-from tests.adapter.servers import PATIENCE, Cluster
+import pytest
+
+import roomcast
+from tests.adapter.servers import PATIENCE, Client, Cluster, Node
+from tests.waiting import until
 
 
-async def changes(watch: PresenceWatch, count: int) -> list[Change]:
-    """The next changes that a watch gives."""
+async def upcoming(watch: roomcast.PresenceWatch, changes: int = 1) -> list[tuple[str, str]]:
+    """The next changes: what happened, and to whom."""
+    taken: list[tuple[str, str]] = []
     async with asyncio.timeout(PATIENCE):
-        return [await anext(watch) for _ in range(count)]
+        while len(taken) < changes:
+            change = await anext(watch)
+            assert change.node == change.sid[:6]
+            taken.append((change.kind, change.sid))
+    return taken
 
 
-def change(kind: str) -> Callable[[str, str], Change]:
-    return lambda sid, node: Change(kind=kind, sid=sid, node=node)  # type: ignore[arg-type]
+async def member(node: Node, room: str) -> Client:
+    """A client in a room."""
+    client = await node.client()
+    await node.sio.enter_room(client.sid, room)
+    return client
 
 
-joined, left = change("joined"), change("left")
+def told(node: Node) -> int:
+    """How many watches of others a node keeps."""
+    presence: Any = node.inside._presence
+    return len(presence._telling)
 
 
-async def test_first_who_is_there_then_who_comes_and_goes(cluster: Cluster) -> None:
+async def test_who_is_there_comes_first_and_then_who_comes_and_goes(cluster: Cluster) -> None:
     a, b = await cluster.pair()
-    near, far = await a.client(), await b.client()
-    await a.sio.enter_room(near.sid, "user:42")
-    await b.sio.enter_room(far.sid, "user:42")
-    async with a.adapter.presence("user:42") as watch:
+    near, far = await member(a, "lobby"), await member(b, "lobby")
+    async with a.adapter.presence("lobby") as watch, b.adapter.presence(None) as everyone:
         assert watch.present == {near.sid: a.adapter.host_id, far.sid: b.adapter.host_id}
-        late = await b.client()
-        await a.sio.enter_room(late.sid, "user:42")
-        await b.sio.leave_room(far.sid, "user:42")
-        assert await changes(watch, 2) == [joined(late.sid, b.adapter.host_id), left(far.sid, b.adapter.host_id)]
-        gone = late.sid
-        await late.aclose()
-        assert await changes(watch, 1) == [left(gone, b.adapter.host_id)]
-        assert watch.present == {near.sid: a.adapter.host_id}
-
-
-async def test_a_node_that_comes_and_one_that_goes_are_seen_by_their_members(cluster: Cluster) -> None:
-    a = await cluster.node()
-    async with a.adapter.presence(None) as watch:
+        assert everyone.present == watch.present
+        late = await member(b, "lobby")
+        sids = {"near": near.sid, "late": late.sid}
+        assert await upcoming(watch) == [("joined", sids["late"])]
+        await a.adapter.to(far.sid).sockets_leave("lobby")
+        assert await upcoming(watch) == [("left", far.sid)]
+        await near.aclose()
+        assert await upcoming(watch) == [("left", sids["near"])]
+        late.drop()
+        assert await upcoming(watch) == [("left", sids["late"])]
         assert watch.present == {}
-        b = await cluster.node()
-        client = await b.client()
-        sid = client.sid
-        assert await changes(watch, 1) == [joined(sid, b.adapter.host_id)]
-        second = await b.client()
-        assert await changes(watch, 1) == [joined(second.sid, b.adapter.host_id)]
-        members = {sid, second.sid}
-        await b.adapter.aclose()
-        assert {one.sid for one in await changes(watch, 2)} == members
-        assert watch.present == {}
+        assert await upcoming(everyone, 3) == [("joined", sids["late"]), ("left", sids["near"]), ("left", sids["late"])]
 
 
-async def test_whoever_gets_an_event_knows_the_join_before_it(cluster: Cluster) -> None:
+async def test_whoever_hears_a_node_knows_the_joins_that_came_before(cluster: Cluster) -> None:
     a, b = await cluster.pair()
-    near, far = await a.client(), await b.client()
-    async with a.adapter.presence("room") as watch:
-        for number in range(50):
-            await b.sio.enter_room(far.sid, f"other {number}")
-            await b.sio.enter_room(far.sid, "room")
-            await b.sio.emit("joined", number, to=near.sid)
-            await near.hear("joined")
-            assert far.sid in watch.present
-            await b.sio.leave_room(far.sid, "room")
-            await b.sio.emit("left", number, to=near.sid)
-            await near.hear("left")
-            assert watch.present == {}
+    clients = [await b.client() for _ in range(5)]
+    seen: list[int] = []
+    async with a.adapter.presence("lobby") as watch:
+
+        @a.adapter.on("moved")
+        def moved() -> None:
+            seen.append(len(watch.present))
+
+        for client in clients:
+            await b.sio.enter_room(client.sid, "lobby")
+            await b.adapter.server_side_emit("moved")
+        await until(lambda: len(seen) == len(clients))
+    assert all(present > number for number, present in enumerate(seen)), seen
+
+
+async def test_ten_thousand_members_are_there_at_once_and_gone_at_once(cluster: Cluster) -> None:
+    a, b = await cluster.pair()
+    sids = [f"{b.adapter.host_id}{number:014}" for number in range(10_000)]
+    for sid in sids:
+        b.inside._admit("/", sid, f"eio-{sid}")
+        b.inside.basic_enter_room(sid, "/", "crowd")
+    async with a.adapter.presence("crowd") as watch:
+        assert watch.present == dict.fromkeys(sids, b.adapter.host_id)
+        await a.sio.close_room("crowd")
+        await until(lambda: not watch.present)
+
+
+async def test_a_node_that_leaves_takes_its_members_along_and_one_that_joins_brings_them(cluster: Cluster) -> None:
+    a, b = await cluster.pair()
+    far = await member(b, "lobby")
+    async with a.adapter.presence("lobby") as watch:
+        c = await cluster.node()
+        newcomer = await member(c, "lobby")
+        assert await upcoming(watch) == [("joined", newcomer.sid)]
+        await b.adapter.aclose()
+        assert await upcoming(watch) == [("left", far.sid)]
+
+
+async def test_nothing_is_left_anywhere(cluster: Cluster) -> None:
+    a, b = await cluster.pair()
+    async with a.adapter.presence("lobby"), a.adapter.presence("lobby"), b.adapter.presence(None):
+        assert (told(a), told(b)) == (1, 1)
+    await until(lambda: (told(a), told(b)) == (0, 0))
+    async with a.adapter.presence("lobby") as watch:
+        following = asyncio.ensure_future(anext(watch))
+        await asyncio.sleep(0)
+        await a.adapter.aclose()
+        with pytest.raises(roomcast.BrokerClosed):
+            await following
+    await until(lambda: told(b) == 0)
+
+
+async def test_a_watch_is_mended_when_the_broker_was_away(alone: Cluster) -> None:
+    """The link's own gap tells; here it is told by hand, for a memory broker has no link."""
+    a, b = await alone.pair()
+    far = await member(b, "lobby")
+    async with a.adapter.presence("lobby") as watch:
+        ghost: Any = a.inside._presence._places["/", "lobby"]
+        ghost.note(ghost.mirror.here(b.adapter.host_id, [f"{b.adapter.host_id}ghost"]))
+        assert len(watch.present) == 2
+        a.inside._presence.on_gap(roomcast.Gap("reconnected"))
+        await until(lambda: watch.present == {far.sid: b.adapter.host_id})
