@@ -5,7 +5,7 @@
 3. A join is answered once emits to the rooms reach this node; a disconnect once the application's handlers are done.
    A client that was admitted but whose connect handler still runs cannot be disconnected, and is not counted.
 4. A long answer goes in parts, each one sent when the asking node wants it. An answer that nobody asks on for
-   `_PATIENCE` seconds, or whose asker is gone, is forgotten.
+   `_PATIENCE` seconds, or whose asker is gone, is forgotten. One more than `_ANSWERS` at a time is refused.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from roomcast.core.wire import OVERHEAD
 
 _PART = 65_536  # bytes of one part of an answer, about
 _PATIENCE = 120.0  # seconds until an answer that nobody asks on for is forgotten
-_ANSWERS = 200  # in the middle of which a node may be
+_ANSWERS = 1000  # in the middle of which a node may be
 _AT_ONCE = 100  # clients that are disconnected at the same time
 _CLOSING = 2.0  # seconds to wait for connections to close
 _HEAD = 64  # bytes of a `Reply` without its data
@@ -208,8 +208,6 @@ class Answers:
     def in_parts(self, origin: str, request: int, items: Iterable[bytes]) -> None:
         """Answer with a list of items, each one in msgpack and at most a message long."""
         key = (origin, request)
-        if len(self._parts) >= _ANSWERS:
-            self._parts.popitem(last=False)
         self._parts[key] = (time.monotonic(), iter(items))
         self._next_part(key)
 
@@ -231,6 +229,9 @@ class Answers:
                 break
             part.append(msgspec.Raw(item))
             size += len(item)
+        if more and len(self._parts) >= _ANSWERS:  # none that is in use gives way
+            self._node.answer(origin, Reply(request, error="too many long answers are under way here"))
+            return
         if more:
             self._parts[key] = (time.monotonic(), items)
         reply = Reply(request, len(part), data=msgspec.Raw(_encoder.encode(part)), more=more)

@@ -98,7 +98,7 @@ class PresenceWatch:
         raise StopAsyncIteration
 
     def note(self, changes: list[Change]) -> None:
-        """This happened in the room, or only the nodes that tell of it are others."""
+        """This has changed; nothing, when only the state of the nodes or of the adapter has."""
         self._view.note(changes)
         self.news.set()
 

@@ -118,6 +118,26 @@ async def test_acknowledgements_of_a_node_that_dies_are_not_waited_for(scene: Sc
     await nothing_is_left(scene.a.adapter, scene.b.adapter)
 
 
+async def test_clients_that_were_asked_before_their_node_died_are_not_waited_for(scene: Scene) -> None:
+    asked, never = asyncio.Event(), asyncio.Event()
+
+    async def hesitate() -> None:
+        asked.set()
+        await never.wait()
+
+    scene.lost.socket.on("ask", hesitate)
+    scene.here.answers["ask"] = "here"
+    scene.there.answers["ask"] = "there"
+    asking = scene.a.adapter.timeout(30).acks("ask")
+    assert sorted([(await anext(asking)).value, (await anext(asking)).value]) == ["here", "there"]
+    await asyncio.wait_for(asked.wait(), 5)
+    scene.freeze()
+    with pytest.raises(StopAsyncIteration):
+        await at_death(anext(asking))
+    never.set()
+    await nothing_is_left(scene.a.adapter, scene.b.adapter)
+
+
 async def test_an_answer_that_came_before_its_node_died_is_kept(scene: Scene) -> None:
     silent = asyncio.Event()
     scene.there.socket.on("ask", _until(silent, "there"))

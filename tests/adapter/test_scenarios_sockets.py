@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
+from uuid import uuid4
 
 import aiohttp
 import pytest
@@ -346,7 +347,6 @@ async def test_ten_thousand_sockets_are_fetched_in_small_messages(
 
 
 async def test_many_rooms_and_many_fetches_at_once_are_answered(scheme: str, shared_brokers: SharedBrokers) -> None:
-    """More answers in parts at the same time than a node keeps would be a promise broken; so many must do."""
     async with swarming(broker_url(scheme, shared_brokers), nodes=2, max_payload=4096) as swarm:
         one, two = swarm.nodes
         client = await two.client()
@@ -357,6 +357,16 @@ async def test_many_rooms_and_many_fetches_at_once_are_answered(scheme: str, sha
         sids = await populate(swarm, 100)
         answers = await asyncio.gather(*(one.adapter.fetch_sockets() for _ in range(100)))
         assert all({socket.sid for socket in answer} == sids | {client.sid} for answer in answers)
+        await nothing_is_left(one.adapter, two.adapter)
+
+
+async def test_a_burst_of_fetches_does_not_break_those_under_way() -> None:
+    """As when many clients reconnect at once, and the application fetches in its connect handler."""
+    async with swarming(f"memory://m{uuid4().hex[:12]}", nodes=2, max_payload=4096) as swarm:
+        one, two = swarm.nodes
+        sids = {(await two.client()).sid for _ in range(100)}
+        answers = await asyncio.gather(*(one.adapter.timeout(20).fetch_sockets() for _ in range(400)))
+        assert all({socket.sid for socket in answer} == sids for answer in answers)
         await nothing_is_left(one.adapter, two.adapter)
 
 
