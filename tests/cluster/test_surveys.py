@@ -398,25 +398,6 @@ async def test_an_answer_that_nobody_asks_on_for_is_forgotten_and_who_asks_then_
 
 
 @virtual
-async def test_a_node_is_in_the_middle_of_so_many_answers_and_no_more() -> None:
-    async with Cluster(max_payload=SMALL) as cluster:
-        one, two = await two_nodes(cluster)
-        await full(two, 9)
-        iterators = [one.adapter.iter_sockets() for _ in range(300)]
-        for sockets in iterators:
-            await anext(sockets)
-        assert under_way(two) <= 200
-        for sockets in iterators:
-            await sockets.aclose()
-        await asyncio.sleep(0.1)
-        assert nothing_is_left(cluster)
-
-
-# The asking node
-
-
-@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS.keys())
-@virtual
 async def test_a_node_that_closes_ends_what_it_asks(request_: Callable[[SimNode], Any]) -> None:
     async with Cluster() as cluster:
         one, _two, silent = await three(cluster)
