@@ -1,10 +1,14 @@
 """Claims over every broker: never more than the limit, however they race."""
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
+from socketio import exceptions
 
 from roomcast import Claimed
+from roomcast.core.tickets import Policy
 from tests.adapter.servers import PATIENCE, Client, Cluster, Node
 from tests.waiting import until
 
@@ -96,3 +100,63 @@ async def test_what_cannot_be_claimed_is_said_at_the_call(cluster: Cluster) -> N
 async def gone(client: Client) -> None:
     async with asyncio.timeout(PATIENCE):
         await client.gone.wait()
+
+
+def admit(node: Node, limit: int, policy: Policy, told: list[str]) -> None:
+    """Claim in the connect handler, and note who is evicted."""
+
+    async def connect(sid: str, _environ: object, auth: dict[str, Any]) -> None:
+        if not await node.adapter.claim(sid, f"user:{auth['user']}", limit, policy):
+            raise exceptions.ConnectionRefusedError("too many tabs")
+
+    @node.adapter.on("evicted")
+    async def evicted(sid: str, key: str) -> None:
+        told.append(sid)
+        await node.sio.emit("taken over", key, to=sid)
+
+    node.sio.on("connect", connect)
+
+
+async def connecting(node: Node, user: str) -> Client | None:
+    """A tab; None when it is refused, or evicted before it was told that it is connected."""
+    try:
+        return await node.client(auth={"user": user})
+    except exceptions.ConnectionError:
+        return None
+
+
+def connected(nodes: Sequence[Node]) -> list[str]:
+    return [sid for node in nodes for sid, _ in node.inside.get_participants("/", None)]
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+async def test_of_tabs_that_claim_as_they_connect_as_many_get_in_as_may(cluster: Cluster, limit: int) -> None:
+    nodes = await cluster.pair()
+    for node in nodes:
+        admit(node, limit, "refuse", [])
+    for number in range(10):
+        tabs = await asyncio.gather(*(connecting(node, f"{number}") for node in (*nodes, *nodes)))
+        winners = [tab for tab in tabs if tab is not None]
+        assert len(winners) == len(connected(nodes)) == limit
+        await asyncio.gather(*(tab.aclose() for tab in winners))
+        await until(lambda: not connected(nodes), what="the nodes to notice")
+    assert [node.adapter.stats()["faults"] for node in nodes] == [0, 0]
+
+
+async def test_of_tabs_that_take_over_as_they_connect_one_stays(cluster: Cluster) -> None:
+    nodes, told = await cluster.pair(), list[str]()
+    for node in nodes:
+        admit(node, 1, "evict_oldest", told)
+    for number in range(5):
+        told.clear()
+        tabs = await asyncio.gather(*(connecting(node, f"{number}") for node in (*nodes, *nodes)))
+        await until(lambda: len(connected(nodes)) == 1, what="the others to be evicted")
+        (winner,) = [tab for tab in tabs if tab is not None and [tab.sid] == connected(nodes)]
+        assert len(set(told)) == len(told) == 3
+        for tab in tabs:
+            if tab is not None and tab is not winner:
+                assert await tab.hear("taken over") == [("taken over", f"user:{number}")]
+                await gone(tab)
+        await winner.aclose()
+        await until(lambda: not connected(nodes), what="the node to notice")
+    assert [node.adapter.stats()["faults"] for node in nodes] == [0, 0]

@@ -397,6 +397,7 @@ async def test_an_answer_that_nobody_asks_on_for_is_forgotten_and_who_asks_then_
         assert nothing_is_left(cluster)
 
 
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS.keys())
 @virtual
 async def test_a_node_that_closes_ends_what_it_asks(request_: Callable[[SimNode], Any]) -> None:
     async with Cluster() as cluster:
