@@ -4,8 +4,14 @@ import json
 from collections.abc import Sequence
 from typing import Any, cast
 
+import msgspec
+import pytest
 from hypothesis import strategies as st
 from socketio.packet import Packet as SioPacket
+
+from roomcast.core.errors import WireError
+from roomcast.core.messages import Packet
+from roomcast.core.packets import Packets
 
 NAMESPACES = ("/", "/chat", "/chat/room-1", "/é")
 
@@ -85,3 +91,13 @@ class OwnPacket(SioPacket):  # type: ignore[misc]  # python-socketio has no anno
 class TwoTextsPacket(SioPacket):  # type: ignore[misc]  # python-socketio has no annotations
     def encode(self) -> Any:
         return ["2", "text"]
+
+
+def refusal(packets: Packets, packet: Packet, namespace: str) -> str:
+    with pytest.raises(WireError) as refused:
+        packets.accept(packet, namespace)
+    return refused.value.kind
+
+
+def packed(**fields: Any) -> bytes:
+    return msgspec.msgpack.encode({"type": 2, "data": ["a"], "nsp": "/"} | fields)
