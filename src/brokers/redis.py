@@ -11,9 +11,10 @@ import logging
 import random
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
-from roomcast.brokers.redis_link import PARAMETERS, Link, endpoint
+from roomcast.brokers.redis_link import Connection, Link
+from roomcast.brokers.redis_servers import TLS_PARAMETERS, endpoint
 from roomcast.core.arrivals import Arrivals
 from roomcast.core.broker import BrokerConfig, Delivery, Gap, Guarantees, Log, Subject
 from roomcast.core.errors import (
@@ -37,6 +38,23 @@ _SETTLED = 1.0
 """Seconds a link must have lived for the next one to be tried at once."""
 
 
+class Way(Protocol):
+    """The way to the one server that carries everything: a fixed one, or whichever is the master now."""
+
+    @property
+    def address(self) -> str:
+        """Where it leads to, for people to read."""
+        ...
+
+    async def dial(self, names: Collection[str], *, within: float) -> list[Connection]:
+        """One connection per name, all connected within so many seconds, or none."""
+        ...
+
+    async def follow(self, link: Link) -> None:
+        """Lose the link once another server is the one to use; ends when nothing of the kind can happen."""
+        ...
+
+
 class RedisBroker:
     """Redis publish/subscribe over one link of two connections.
 
@@ -45,12 +63,12 @@ class RedisBroker:
     sent all the same.
     """
 
-    parameters: ClassVar[frozenset[str]] = PARAMETERS
+    parameters: ClassVar[frozenset[str]] = TLS_PARAMETERS | {"db"}
     log: Log | None = None
 
     def __init__(self, config: BrokerConfig) -> None:
         self._config = config
-        self._endpoint = endpoint(config)
+        self._way: Way = self._way_of(config)
         self._names: dict[bytes, Subject] = {}  # the subjects to hear, by channel
         self._arrivals = Arrivals(config.buffer, self._check_open)
         self._link: Link | None = None
@@ -58,6 +76,10 @@ class RedisBroker:
         self._closed = False
         limit = min(config.max_payload, _LARGEST)
         self.guarantees = Guarantees(order="publisher", confirmed=True, max_payload=limit)
+
+    @staticmethod
+    def _way_of(config: BrokerConfig) -> Way:
+        return endpoint(config)
 
     async def start(self) -> None:
         """Connect, or raise `BrokerUnavailable`, or `ConfigurationError` when Redis refuses this user."""
@@ -143,7 +165,7 @@ class RedisBroker:
         """
         config = self._config
         names = [f"{config.prefix}:{config.node}:{role}" for role in ("hears", "tells")]
-        hears, tells = await self._endpoint.dial(names, within=config.connect_timeout)
+        hears, tells = await self._way.dial(names, within=config.connect_timeout)
         link = Link(hears, tells, heartbeat=config.heartbeat, deliver=self._deliver, lost=self._lost)
         try:
             await self._restore(link)
@@ -187,7 +209,7 @@ class RedisBroker:
         since = loop.time()
         try:
             while True:
-                await link.over.wait()
+                await self._until_over(link)
                 await link.aclose()
                 if loop.time() - since > _SETTLED:
                     delay = 0.0
@@ -201,16 +223,25 @@ class RedisBroker:
                             _logger.warning("Trying to restore the link: %s", said)
                     else:
                         break
-                _logger.info("The link to Redis at %s is restored.", self._endpoint.address)
+                _logger.info("The link to Redis at %s is restored.", self._way.address)
                 self._arrivals.gap(Gap("reconnected"))
                 since, said = loop.time(), ""
         finally:
             await self._drop(link)
 
+    async def _until_over(self, link: Link) -> None:
+        """Return once the link is over, which it also is when it has come to lead to the wrong server."""
+        following = asyncio.create_task(self._way.follow(link), name="roomcast-redis-follow")
+        try:
+            await link.over.wait()
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
     def _lost(self, link: Link, cause: Exception) -> None:
         if self._link is link:
             self._link = None
-            _logger.warning("The link to Redis at %s is lost: %s", self._endpoint.address, cause)
+            _logger.warning("The link to Redis at %s is lost: %s", self._way.address, cause)
             self._arrivals.gap(Gap("disconnected", ongoing=True))
 
     def _deliver(self, channel: bytes, payload: bytes) -> None:
@@ -227,7 +258,7 @@ class RedisBroker:
         return BrokerClosed("The Redis broker is closed.", broker="redis")
 
     def _unavailable_error(self) -> BrokerUnavailable:
-        return BrokerUnavailable(f"There is no link to Redis at {self._endpoint.address} now.", broker="redis")
+        return BrokerUnavailable(f"There is no link to Redis at {self._way.address} now.", broker="redis")
 
 
 def _failed(error: BrokerError) -> asyncio.Future[None]:

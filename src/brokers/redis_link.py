@@ -1,4 +1,4 @@
-"""The link of a node to Redis: two connections that live and die together, and how they are made.
+"""The link of a node to Redis: two connections that live and die together.
 
 One connection hears and one tells; a node that hears but cannot tell, or the reverse, is a node that is half
 there, so when either dies both are lost. The client library is used for the connection alone (TLS,
@@ -12,13 +12,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
-from typing import Any, Protocol, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any, ClassVar, Protocol, cast
 
-from roomcast.core.broker import BrokerConfig
 from roomcast.core.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -28,10 +24,7 @@ from roomcast.core.errors import (
 )
 
 try:
-    from redis import asyncio as redis_asyncio
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
-    from redis.exceptions import AuthenticationError, ResponseError
+    from redis.exceptions import ResponseError
 except ImportError as missing:
     raise ConfigurationError('redis:// needs the Redis client: pip install "roomcast[redis]"') from missing
 
@@ -41,31 +34,53 @@ _BATCH = 256 * 1024
 """Bytes after which a batch is written, whatever else is waiting."""
 _CHANNELS = 512
 """Channels in one SUBSCRIBE. The confirmations of a boundless one could fill the server's output buffer."""
-_SHAPES = (
-    "A Redis URL is redis://[user:password@]host[:port][/database], rediss:// likewise for TLS, "
-    "or unix:///path[?db=database]; special characters of a password are percent-encoded."
-)
-
-PARAMETERS = frozenset({"db", "ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"})
 
 
-class _Connection(Protocol):
+class Connection(Protocol):
     """What is used of `redis.asyncio.Connection`, which is not fully typed."""
 
     @property
-    def is_connected(self) -> bool: ...
-    async def connect(self) -> None: ...
-    async def disconnect(self, nowait: bool = False) -> None: ...
-    async def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None: ...
-    async def read_response(self) -> object: ...
+    def is_connected(self) -> bool:
+        """Whether there is a socket."""
+        ...
+
+    async def connect(self) -> None:
+        """Connect, and prove who this is."""
+        ...
+
+    async def disconnect(self, nowait: bool = False) -> None:
+        """Close the socket."""
+        ...
+
+    async def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None:
+        """Write a command."""
+        ...
+
+    async def read_response(self) -> object:
+        """The next reply."""
+        ...
 
 
-class _Line:
-    """One connection: commands leave in the order of the calls, and replies settle them in that order."""
+class Answer(asyncio.Future[object]):
+    """The future of a command whose reply is wanted itself, not only that it came."""
+
+
+class Line:
+    """One connection: commands leave in the order of the calls, and replies settle them in that order.
+
+    Args:
+        connection: connected.
+        deliver: is called with the channel and the payload of everything heard.
+        refused: makes an error of ours from one that the server answers.
+        fail: is called with what ended the connection.
+    """
+
+    message: ClassVar[bytes] = b"message"
+    """What a reply that carries something published begins with."""
 
     def __init__(
         self,
-        connection: _Connection,
+        connection: Connection,
         deliver: Callable[[bytes, bytes], None],
         refused: Callable[[ResponseError], Exception],
         fail: Callable[[Exception], None],
@@ -77,9 +92,9 @@ class _Line:
         self._refused = refused
         self._fail = fail
         self._loop = asyncio.get_running_loop()
-        self._pending: deque[tuple[bytes, asyncio.Future[None], int]] = deque()
+        self._pending: deque[tuple[bytes, asyncio.Future[Any], int]] = deque()
         # A command with n replies stands here n times: None, and last the future it resolves.
-        self._inflight: deque[asyncio.Future[None] | None] = deque()
+        self._inflight: deque[asyncio.Future[Any] | None] = deque()
         self._wake = asyncio.Event()
         self._full = False
         self._gone: Callable[[], BrokerError] | None = None
@@ -92,19 +107,29 @@ class _Line:
 
     def send(self, command: bytes, replies: int = 1) -> asyncio.Future[None]:
         """Queue a packed command; the future resolves with its last reply, or with its error."""
-        future = self._loop.create_future()
+        future: asyncio.Future[None] = self._loop.create_future()
+        self.send_for(future, command, replies)
+        return future
+
+    def send_for(self, future: asyncio.Future[Any], command: bytes, replies: int = 1) -> None:
+        """The same for a future that exists already."""
         if self._gone is not None:
             future.set_exception(self._gone())
-            return future
-        self._pending.append((command, future, replies))
-        self._wake.set()
+        else:
+            self._pending.append((command, future, replies))
+            self._wake.set()
+
+    def ask(self, *words: bytes) -> Answer:
+        """Queue a command; the future resolves with its reply, or with its error."""
+        future = Answer(loop=self._loop)
+        self.send_for(future, pack(*words))
         return future
 
     def ping(self) -> None:
         """Ask for a sign of life; that it came is seen in `heard`."""
         self.send(b"*1\r\n$4\r\nPING\r\n").cancel()
 
-    def waiting(self) -> list[asyncio.Future[None]]:
+    def waiting(self) -> list[asyncio.Future[Any]]:
         """The futures of all commands without a reply, written or not."""
         futures = [future for future in self._inflight if future is not None]
         futures.extend(future for _, future, _ in self._pending)
@@ -164,6 +189,7 @@ class _Line:
 
     async def _read(self) -> None:
         read, deliver, inflight = self._connection.read_response, self._deliver, self._inflight
+        message = self.message
         try:
             while True:
                 try:
@@ -174,16 +200,22 @@ class _Line:
                 self.heard = True
                 if type(reply) is list:
                     parts = cast("list[bytes]", reply)
-                    if parts[0] == b"message":
+                    if parts[0] == message:
                         deliver(parts[1], parts[2])
+                        continue
+                    if self._pushed(parts):
                         continue
                 future = inflight.popleft()
                 if future is not None and not future.done():
-                    future.set_result(None)
+                    future.set_result(reply if future.__class__ is Answer else None)
                 if self._full:
                     self._wake.set()
         except Exception as exc:  # noqa: BLE001 - whatever ends this loop ends the link, and says so
             self._fail(exc)
+
+    def _pushed(self, parts: list[bytes]) -> bool:  # noqa: ARG002 - for those who expect any
+        """Whether this is no reply to a command, but something that the server says by itself."""
+        return False
 
     def _refuse(self, exc: ResponseError) -> None:
         """Settle the oldest command with the error that is its only reply, however many it could have had."""
@@ -208,8 +240,8 @@ class Link:
 
     def __init__(
         self,
-        hears: _Connection,
-        tells: _Connection,
+        hears: Connection,
+        tells: Connection,
         *,
         heartbeat: float,
         deliver: Callable[[bytes, bytes], None],
@@ -217,8 +249,8 @@ class Link:
     ) -> None:
         self._lost = lost
         self.over = asyncio.Event()
-        self._hears = _Line(hears, deliver, _channels_refused, self._lose)
-        self._tells = _Line(tells, deliver, _publish_refused, self._lose)
+        self._hears = Line(hears, deliver, _channels_refused, self.lose)
+        self._tells = Line(tells, deliver, _publish_refused, self.lose)
         self._watching = asyncio.create_task(self._watch(heartbeat / 2), name="roomcast-redis-watch")
 
     def publish(self, channel: bytes, payload: bytes) -> asyncio.Future[None]:
@@ -237,14 +269,16 @@ class Link:
 
     async def _tell_channels(self, verb: bytes, channels: Collection[bytes]) -> None:
         """Send commands for all channels, one behind the other, then wait for all confirmations."""
-        await asyncio.gather(
-            *(self._hears.send(_pack(verb, *some), len(some)) for some in _chunks(channels, _CHANNELS))
-        )
+        await asyncio.gather(*(self._hears.send(pack(verb, *some), len(some)) for some in _chunks(channels, _CHANNELS)))
 
     async def flush(self, within: float) -> None:
         """Wait for the confirmation of everything published, for so many seconds at most."""
         if futures := self._tells.waiting():
             await asyncio.wait(futures, timeout=within)
+
+    def ask(self, *words: bytes) -> Answer:
+        """Ask the server something, on the connection that publishes; fails as a publish does."""
+        return self._tells.ask(*words)
 
     def end(self, sent: Callable[[], BrokerError], unsent: Callable[[], BrokerError]) -> None:
         """Stop everything: what is published and unconfirmed fails as `sent`, the rest as `unsent`."""
@@ -259,7 +293,7 @@ class Link:
         await self._hears.aclose()
         await self._tells.aclose()
 
-    def _lose(self, cause: Exception) -> None:
+    def lose(self, cause: Exception) -> None:
         """Declare the link lost, once: nothing stays in flight, and nothing is sent or heard any more."""
         if self.over.is_set():
             return
@@ -282,55 +316,11 @@ class Link:
                     line.heard, line.silences = False, 0
                     line.ping()
                 elif line.silences == 1:
-                    self._lose(TimeoutError(f"Redis has been silent for {2 * beat:g} s."))
+                    self.lose(TimeoutError(f"Redis has been silent for {2 * beat:g} s."))
                     return
                 else:
                     line.silences += 1
             await asyncio.sleep(beat)
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where Redis is and how to connect to it.
-
-    Attributes:
-        address: host and port, or path, for people to read.
-        make: makes a connection that is not connected yet.
-    """
-
-    address: str
-    make: Callable[[], _Connection] = field(repr=False)
-
-    async def dial(self, names: Collection[str], *, within: float) -> list[_Connection]:
-        """One connection per name, all connected within so many seconds, or none."""
-        connections: list[_Connection] = []
-        try:
-            async with asyncio.timeout(within):
-                for name in names:
-                    connections.append(self.make())
-                    await _greet(connections[-1], name)
-        except BaseException as exc:
-            for connection in connections:
-                await connection.disconnect(nowait=True)
-            if isinstance(exc, AuthenticationError | ResponseError):
-                raise ConfigurationError(f"Redis at {self.address} refuses this user: {exc}") from exc
-            if isinstance(exc, TimeoutError):
-                text = f"Redis at {self.address} did not answer within {within:g} s."
-                raise BrokerUnavailable(text, broker="redis") from exc
-            if isinstance(exc, Exception):  # rule 13: whatever it is, nothing of the client's leaves here
-                text = f"Redis at {self.address} cannot be reached: {exc}"
-                raise BrokerUnavailable(text, broker="redis") from exc
-            raise
-        return connections
-
-
-async def _greet(connection: _Connection, name: str) -> None:
-    """Connect, and tell operators who this is; a user who may not set a name goes without."""
-    await connection.connect()
-    command = _pack(b"CLIENT", b"SETNAME", name.encode())
-    await connection.send_packed_command([command], check_health=False)
-    with suppress(ResponseError):
-        await connection.read_response()
 
 
 def _caused(kind: type[BrokerError], message: str, cause: Exception) -> BrokerError:
@@ -351,7 +341,8 @@ def _channels_refused(exc: ResponseError) -> ConfigurationError:
     return error
 
 
-def _pack(*parts: bytes) -> bytes:
+def pack(*parts: bytes) -> bytes:
+    """One command as the wire wants it."""
     return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
 
 
@@ -359,63 +350,3 @@ def _chunks(items: Iterable[bytes], size: int) -> Iterator[tuple[bytes, ...]]:
     iterator = iter(items)
     while chunk := tuple(islice(iterator, size)):
         yield chunk
-
-
-def endpoint(config: BrokerConfig) -> Endpoint:
-    """Where this URL points, its credentials hidden, or `ConfigurationError`."""
-    try:
-        parts = urlsplit(config.url)
-        port = parts.port or 6379
-    except ValueError:
-        # The cause is left out: it may quote a piece of the password.
-        raise ConfigurationError(_SHAPES) from None
-    options = {k: v for k, v in (*parse_qsl(parts.query), *config.parameters.items()) if k in PARAMETERS}
-    settings: dict[str, Any] = {
-        "username": unquote(parts.username or "") or None,
-        "password": unquote(parts.password or "") or None,
-        "protocol": 2,  # works on every Redis, and a message is a plain list
-        "socket_timeout": None,  # the link has its own watch
-        "socket_connect_timeout": None,
-        "retry": Retry(NoBackoff(), 0),  # rule 5: nothing is repeated behind the caller's back
-    }
-    path = unquote(parts.path)
-    if parts.scheme == "unix":
-        if parts.hostname or not path.strip("/"):
-            raise ConfigurationError(_SHAPES)
-        settings |= {"path": path, "db": _database(options.pop("db", ""))}
-        address = path
-        kind: object = redis_asyncio.UnixDomainSocketConnection
-    else:
-        host = parts.hostname or "localhost"
-        settings |= {"host": host, "port": port, "db": _database(options.pop("db", "") or path.strip("/"))}
-        address = f"{host}:{port}"
-        kind = redis_asyncio.SSLConnection if parts.scheme == "rediss" else redis_asyncio.Connection
-    if parts.scheme == "rediss":
-        settings |= _tls_settings(options)
-    elif options:
-        raise ConfigurationError(f"Only rediss:// takes {', '.join(sorted(options))}.")
-    make = cast("Callable[..., _Connection]", kind)
-    return Endpoint(address, lambda: make(**settings))
-
-
-def _database(text: str) -> int:
-    if not text:
-        return 0
-    if not (text.isascii() and text.isdigit()):
-        raise ConfigurationError(f"A Redis database is a number: {_SHAPES}")
-    return int(text)
-
-
-def _tls_settings(options: dict[str, str]) -> dict[str, Any]:
-    verify = options.get("ssl_cert_reqs", "required")
-    if verify not in {"required", "optional", "none"}:
-        raise ConfigurationError("ssl_cert_reqs is required, optional or none.")
-    check = options.get("ssl_check_hostname", "false" if verify == "none" else "true").lower()
-    if check not in {"true", "false", "1", "0"}:
-        raise ConfigurationError("ssl_check_hostname is true or false.")
-    if verify == "none" and check in {"true", "1"}:
-        raise ConfigurationError("ssl_check_hostname needs ssl_cert_reqs to be required or optional.")
-    for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
-        if name in options and not Path(options[name]).is_file():
-            raise ConfigurationError(f"{name} names no file: {options[name]}")
-    return options | {"ssl_cert_reqs": verify, "ssl_check_hostname": check in {"true", "1"}}

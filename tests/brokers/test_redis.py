@@ -73,6 +73,7 @@ def test_without_the_client_library_the_extra_is_named(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "redis", None)
     monkeypatch.delitem(sys.modules, "roomcast.brokers.redis")
     monkeypatch.delitem(sys.modules, "roomcast.brokers.redis_link")
+    monkeypatch.delitem(sys.modules, "roomcast.brokers.redis_servers")
     with pytest.raises(ConfigurationError, match=r'pip install "roomcast\[redis\]"'):
         importlib.import_module("roomcast.brokers.redis")
 
