@@ -9,7 +9,7 @@ SYNCED := $(VENV)/.synced
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help env brokers browser demo test test-fast test-oldest test-all lint format types contracts docs wheel fuzz clean
+.PHONY: help env brokers browser demo test test-fast test-oldest test-all lint format types contracts docs wheel fuzz bench bench-peers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,14 @@ fuzz: env ## feed the decoder random bytes for FUZZ_SECONDS
 	uv=$$(.ci/uv.sh $(PYTHON)) && "$$uv" run --isolated --no-project --python $(VENV)/bin/python --with atheris --with-editable . \
 		python tests/fuzz/fuzz_decode.py -max_total_time=$(FUZZ_SECONDS)
 
+bench: env bench-peers ## measure roomcast beside its peers; results in build/bench
+	PYTHONPATH=typings $(VENV)/bin/python -m bench run $(BENCH)
+
+bench-peers: ## install Node's socket.io and its adapters, where there is npm
+	@if ! command -v npm >/dev/null; then echo "No npm here: Node's contestants are skipped, by name" >&2; \
+	elif [[ bench/node/node_modules/.package-lock.json -nt bench/node/package-lock.json ]]; then :; \
+	else cd bench/node && npm ci --no-audit --no-fund --loglevel=error; fi
+
 clean: ## remove what these targets made
-	rm -rf .venv .venv-* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache tests/js/node_modules
+	rm -rf .venv .venv-* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache tests/js/node_modules bench/node/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,11 +17,37 @@ from collections.abc import Awaitable, Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+import socketio
+from engineio.async_socket import AsyncSocket
+
 import roomcast
-from bench.remote_fanout import member, run, serve
 
 ANSWERING = 1000
 """Clients that acknowledge."""
+
+
+async def serve(url: str, channel: str) -> tuple[socketio.AsyncServer, roomcast.Adapter]:
+    """A server on the broker, without a transport."""
+    adapter = roomcast.Adapter(url, prefix=channel)
+    sio = socketio.AsyncServer(async_mode="asgi", client_manager=adapter, monitor_clients=False)
+    await adapter.start()
+    return sio, adapter
+
+
+async def member(sio: socketio.AsyncServer, eio_sid: str) -> AsyncSocket:
+    """A client whose transport nobody reads, in the room."""
+    socket = AsyncSocket(sio.eio, eio_sid)
+    socket.connected = socket.upgraded = True
+    sio.eio.sockets[eio_sid] = socket
+    await sio._handle_eio_connect(eio_sid, {})
+    await sio._handle_eio_message(eio_sid, "0")
+    await sio.enter_room(sio.manager.sid_from_eio_sid(eio_sid, "/"), "room")
+    return socket
+
+
+def run(target: Callable[..., Awaitable[None]], *args: Any) -> None:
+    """Entry point of a process."""
+    asyncio.run(target(*args))  # type: ignore[arg-type]
 
 
 class Answering(asyncio.Queue[Any]):
@@ -43,7 +69,7 @@ class Answering(asyncio.Queue[Any]):
 
 async def hold(pipe: Connection, url: str, channel: str, clients: int) -> None:
     """Node B: has the clients, a thousand of them in a room of their own."""
-    sio, adapter = await serve("roomcast", url, channel)
+    sio, adapter = await serve(url, channel)
     for number in range(clients):
         socket = await member(sio, f"client{number}")
         socket.queue = Answering(sio, f"client{number}")
@@ -91,8 +117,8 @@ def calls(adapter: roomcast.Adapter, clients: int) -> dict[str, Callable[[], Awa
 
 async def ask(url: str, channel: str, clients: int, rounds: int) -> None:
     """Node A: asks."""
-    _sio, adapter = await serve("roomcast", url, channel)
-    while await adapter.server_count() < 2:  # noqa: ASYNC110, PLR2004 - polled from outside, as any user would
+    _sio, adapter = await serve(url, channel)
+    while await adapter.server_count() < 2:  # noqa: PLR2004 - polled from outside, as any user would
         await asyncio.sleep(0.01)
     for name, call in calls(adapter, clients).items():
         times: list[float] = []
