@@ -340,11 +340,11 @@ class Presence:
 
     def _flush(self) -> None:
         """Tell what is due, before anything else is sent (rule 3)."""
-        if not self._telling.due:
-            return
         if self._flushing is not None:
             self._flushing.cancel()
             self._flushing = None
+        if not self._telling.due:
+            return
         page = min(_PAGE, (self._node.publisher.limit - OVERHEAD - _HEAD) // _SID)
         self._telling.tell(self._node.answer, page)
 

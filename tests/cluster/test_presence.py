@@ -2,10 +2,13 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 import roomcast
 from roomcast.core.errors import Backpressure
+from roomcast.core.messages import Unwatch, Watch, encode_message
+from roomcast.core.wire import Envelope
 from tests.cluster.harness import Cluster, virtual
 from tests.cluster.watching import PEER_TIMEOUT, Watching, joined, left, told, upcoming, watched, who
 
@@ -212,6 +215,23 @@ async def test_whoever_gives_up_while_entering_leaves_nothing() -> None:
         two.broker.stall(stalled=False)
         await asyncio.sleep(0.5)
         assert told(two) == 0
+
+
+@virtual
+async def test_a_node_that_is_asked_and_told_to_stop_in_one_message_tells_the_next_watch() -> None:
+    async with Cluster() as cluster:
+        one, two = await cluster.node(), await cluster.node()
+        far = await two.client("a")
+        subject = two.core.subjects.inbox(two.id)
+        messages = [msgspec.Raw(encode_message(message)) for message in (Watch(7, "/", "a"), Unwatch(7))]
+        cluster.hub.route(None, subject, one.core.wire.seal(subject, Envelope(one.id, 1, 0, 1, messages)))
+        await asyncio.sleep(0.1)
+        assert told(two) == 0
+        await one.adapter.server_count()  # the first node of a cluster waits a second before it asks
+        before = asyncio.get_running_loop().time()
+        async with one.adapter.presence("a") as watch:
+            assert watch.present == who(far)
+        assert asyncio.get_running_loop().time() - before < 0.1
 
 
 @virtual
