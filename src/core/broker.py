@@ -24,9 +24,13 @@ one test per rule and runs over every broker.
  8. Nothing is lost without a `Gap`, in line, before the first delivery after the loss: overflow of the buffer,
     a reconnection, a slow-consumer cut, a trimmed log. A lost connection is one `Gap("disconnected",
     ongoing=True)` when it is noticed and one `Gap("reconnected")` when all subjects are heard again.
+    With a log a lost connection loses nothing: it ends in `Gap("reconnected", missed=0)`, then comes what was
+    published meanwhile. A full buffer makes the node read later ("overflow" is never told). What the log no
+    longer holds is `Gap("trimmed")`, with how many were not read, or without when the log has a new life.
  9. Order is FIFO per publishing node across all its subjects (`guarantees.order == "publisher"`), at least
-    per subject otherwise ("subject"), and one order for everybody on a log ("total").
-10. A delivery has a `position` exactly when `log` is set. Positions are opaque to the core.
+    per subject otherwise ("subject"; there too it is the same for everybody on a log), and one order for
+    everybody on a log of one stream ("total").
+10. A delivery has a `position` exactly when `log` is set; in one epoch positions only grow.
 11. `aclose` is idempotent and works while calls are blocked (they raise `BrokerClosed`); it flushes accepted
     publishes, within a bound, and leaves no task, socket, queue or key behind.
 12. A dead link is noticed without the kernel's help: a connection that carries nothing any more is declared
@@ -35,7 +39,7 @@ one test per rule and runs over every broker.
     from the client's own, with no credentials in its text.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NewType, Protocol
 
@@ -52,8 +56,8 @@ class Position:
     """A place in a log. Only positions of one epoch can be compared: an offset alone lies after a reset.
 
     Attributes:
-        epoch: names one life of the log; a deleted, trimmed or recreated log has a new one.
-        offset: where in that life, as the broker spells it.
+        epoch: names one life of one stream of the log; a deleted or recreated one has a new one.
+        offset: which entry of that life: a whole number in decimal, one more with each entry, whatever its subject.
     """
 
     epoch: str
@@ -111,10 +115,37 @@ class Guarantees:
 
 
 class Log(Protocol):
-    """The one optional capability of a broker: it remembers."""
+    """The one optional capability of a broker: it remembers.
 
-    async def replay(self, subjects: Collection[Subject], after: Position, /) -> Sequence[Delivery]:
-        """Everything on `subjects` after a position, oldest first, or `ReplayUnavailable`."""
+    Everything that is published goes into the log, whatever its subject, and every node reads all of it forward from
+    where it ended when `start` was called (determined before the reading begins, so that nothing falls between).
+    """
+
+    def publish(
+        self, subject: Subject, payload: bytes, /, *, once: tuple[str, int] | None = None
+    ) -> Awaitable[Position | None]:
+        """As `Broker.publish`, and where the broker can, not twice what is sent again.
+
+        Args:
+            subject: as there.
+            payload: as there.
+            once: who publishes and the number of the message, which grows with each of its messages; what is sent
+                again has the number it had. A number that is not above the highest one of its origin on the stream is
+                not appended again. Brokers that cannot tell append it: receivers look at numbers themselves.
+        """
+        ...
+
+    def replay(self, seconds: float, /) -> AsyncIterator[Sequence[Delivery]]:
+        """Everything that was published in the last `seconds` before `start`, on all subjects, oldest first, in pages.
+
+        The last page ends where `receive` begins. Where order holds per subject only, so it does here.
+
+        Raises:
+            ReplayUnavailable: the log does not hold all of it any more ("trimmed"; pages that came before are worth
+                nothing), or is another one than at the start ("epoch_changed"). A log that began later is complete.
+            BrokerUnavailable: there is no connection, or it was lost on the way.
+            BrokerClosed: after `aclose`.
+        """
         ...
 
 
@@ -174,6 +205,7 @@ class BrokerConfig:
         heartbeat: seconds between checks of the link (rule 12).
         max_payload: largest payload in bytes to accept, whatever the broker itself could carry.
         buffer: how many received deliveries may wait for `receive` (rule 7).
+        everything: deliver what comes on any subject of the prefix, not only on those subscribed to. Logs only.
         connect: makes another broker from a URL, with everything else as here; for a broker that only finds
             or starts a server and leaves the talking to the broker of that server.
     """
@@ -186,4 +218,5 @@ class BrokerConfig:
     heartbeat: float = 5.0
     max_payload: int = 1024 * 1024
     buffer: int = 65_536
+    everything: bool = False
     connect: Callable[[str], Broker] | None = field(default=None, repr=False)

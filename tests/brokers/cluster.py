@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 from uuid import uuid4
 
+from roomcast.brokers.log_broker import LogBroker
 from roomcast.core.broker import Broker, BrokerConfig, Delivery, Gap, GapReason, Position, Subject
 
 Event = Delivery | Gap
@@ -185,6 +186,19 @@ async def closing(cluster: Cluster) -> AsyncGenerator[Cluster]:
         yield cluster
     finally:
         await cluster.aclose()
+
+
+@asynccontextmanager
+async def deleted(cluster: Cluster) -> AsyncGenerator[Cluster]:
+    """The cluster; the log that its nodes made, once they are closed, is deleted at the end."""
+    try:
+        yield cluster
+    finally:
+        broker = cluster.make(BrokerConfig(cluster.url, prefix=cluster.prefix))
+        if isinstance(broker, LogBroker):
+            async with asyncio.timeout(10):
+                await broker.delete()
+                await broker.aclose()
 
 
 Check = Callable[[Cluster], Coroutine[None, None, None]]

@@ -21,7 +21,7 @@ from tests.proxy import TcpProxy
 from tests.services import SharedBrokers, unavailable
 
 LINKED = ("redis", "nats", "amqp")
-SCHEMES = ("memory", *LINKED, "embedded")
+SCHEMES = ("memory", "memory+log", *LINKED, "embedded")
 
 
 def broker_class(scheme: str) -> MakeBroker:
@@ -31,6 +31,11 @@ def broker_class(scheme: str) -> MakeBroker:
         return cast("MakeBroker", points[scheme].load())
     except ImportError as exc:
         unavailable(f"The broker of {scheme}://", repr(exc))
+
+
+def log_url(scheme: str, brokers: SharedBrokers) -> str:
+    """The URL of the log of a shared broker."""
+    return f"{scheme}://{brokers.url(scheme.partition('+')[0]).partition('://')[2]}"
 
 
 def check_name(check: Check) -> str:
@@ -43,8 +48,8 @@ async def cluster(scheme: str, shared_brokers: SharedBrokers, tmp_path: Path) ->
     make = broker_class(scheme)
     name = f"t{uuid4().hex[:12]}"
     match scheme:
-        case "memory":
-            made = Cluster(make, f"memory://{name}")
+        case "memory" | "memory+log":
+            made = Cluster(make, f"{scheme}://{name}")
         case "embedded":
             made = Cluster(make, f"embedded://{name}", parameters={"dir": str(tmp_path)}, inner=broker_class("nats"))
         case _:
