@@ -12,8 +12,8 @@ PARAMETERS = frozenset({"retention", "max_bytes", "streams"})
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZES = {"": 1, "b": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3}
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h|d)")
-_SIZE = re.compile(r"(\d{1,15})(|b|kb|mb|gb)", re.IGNORECASE)
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h|d)", re.ASCII)
+_SIZE = re.compile(r"(\d{1,15})(|b|kb|mb|gb)", re.ASCII | re.IGNORECASE)
 _LEAST_BYTES = 1024 * 1024
 _MOST_STREAMS = 64
 
