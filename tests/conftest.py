@@ -1,8 +1,10 @@
 """Fixtures that every test may use."""
 
+from collections.abc import Iterator
+
 import pytest
 
-from tests.services import SERVERS, SharedBrokers, required
+from tests.services import SharedBrokers, name_of, required
 
 _shared = pytest.StashKey[SharedBrokers]()
 
@@ -24,13 +26,18 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config:
         terminalreporter.section(f"brokers (missing ones {'fail' if required() else 'skip their tests'})")
     for scheme, source in sources.items():
         had = "" if scheme in config.stash[_shared].found else "MISSING: "
-        terminalreporter.line(f"{SERVERS[scheme].name}: {had}{source}")
+        terminalreporter.line(f"{name_of(scheme)}: {had}{source}")
 
 
 @pytest.fixture(scope="session")
-def shared_brokers(pytestconfig: pytest.Config) -> SharedBrokers:
+def shared_brokers(pytestconfig: pytest.Config) -> Iterator[SharedBrokers]:
     """The shared Redis, NATS and RabbitMQ of this run: `shared_brokers.url("redis" | "nats" | "amqp")`."""
-    return pytestconfig.stash[_shared]
+    shared = pytestconfig.stash[_shared]
+    yield shared
+    if hasattr(
+        pytestconfig, "workerinput"
+    ):  # what this process started; pytest-xdist ends it without pytest_unconfigure
+        shared.close()
 
 
 @pytest.fixture

@@ -336,24 +336,58 @@ _USUAL = {
 }
 
 
+class Group:
+    """Several servers that belong together and are started together."""
+
+    name: ClassVar[str]
+    binary: ClassVar[str]
+
+    @property
+    def url(self) -> str:
+        raise NotImplementedError
+
+    @classmethod
+    def find(cls) -> str | None:
+        """The path of the servers' binary."""
+        return shutil.which(cls.binary)
+
+    def launch(self) -> None:
+        """Start the servers, and return once they make one deployment; without a loop."""
+        raise NotImplementedError
+
+    def remove(self) -> None:
+        """Stop exactly what was started here."""
+        raise NotImplementedError
+
+
+GROUPS: dict[str, type[Group]] = {}
+"""By scheme; whoever defines one adds it."""
+
+
+def name_of(scheme: str) -> str:
+    """What serves a scheme, for people to read."""
+    return SERVERS[scheme].name if scheme in SERVERS else GROUPS[scheme].name
+
+
 class SharedBrokers:
     """One broker per scheme for the whole run, found or started when first asked for.
 
     A URL in the environment is believed; else what speaks the protocol on the usual loopback port is used;
     else an installed binary is started on a free port. Tests use a random prefix and never break these.
+    Several servers that belong together (`GROUPS`) are always started, by each process that asks for them.
     """
 
     def __init__(self) -> None:
         self.found: dict[str, str] = {}
         self.sources: dict[str, str] = {}
-        self._started: list[Server] = []
+        self._started: list[Server | Group] = []
 
     def url(self, scheme: str) -> str:
         """The URL of the shared broker; a skip, or a failure where brokers are required, if there is none."""
         if scheme not in self.found:
             url, self.sources[scheme] = self._find(scheme)
             if url is None:
-                unavailable(SERVERS[scheme].name, self.sources[scheme])
+                unavailable(name_of(scheme), self.sources[scheme])
             self.found[scheme] = url
         return self.found[scheme]
 
@@ -371,6 +405,8 @@ class SharedBrokers:
         self._started.clear()
 
     def _find(self, scheme: str) -> tuple[str | None, str]:
+        if scheme in GROUPS:
+            return self._start(GROUPS[scheme])
         server_class, variable = SERVERS[scheme], _VARIABLES[scheme]
         if url := os.environ.get(variable):
             return url, f"from {variable}"
@@ -382,13 +418,18 @@ class SharedBrokers:
                 None,
                 f"{variable} is not set, nothing on port {usual.port}, no {server_class.binary} installed",
             )
+        return self._start(server_class)
+
+    def _start(self, server_class: type[Server] | type[Group]) -> tuple[str | None, str]:
+        if server_class.find() is None:
+            return None, f"no {server_class.binary} installed"
         server = server_class()
         self._started.append(server)
         try:
             server.launch()
         except RuntimeError as exc:
             return None, str(exc)
-        return server.url, f"started on port {server.port}"
+        return server.url, f"started at {server.url}"
 
 
 async def until_closed(port: int) -> None:

@@ -93,9 +93,7 @@ class Endpoint:
             async with asyncio.timeout(within):
                 for name in names:
                     connections.append(self.make())
-                    await _greet(connections[-1], name)
-                    if self.check is not None:
-                        self.check.judge(await ask(connections[-1], self.check.command))
+                    await self._greet(connections[-1], name)
         except BaseException as exc:
             for connection in connections:
                 await connection.disconnect(nowait=True)
@@ -110,6 +108,14 @@ class Endpoint:
             raise
         return connections
 
+    async def _greet(self, connection: Connection, name: str) -> None:
+        """Connect, and tell operators who this is; a user who may not set a name goes without."""
+        await connection.connect()
+        with suppress(ResponseError):
+            await ask(connection, pack(b"CLIENT", b"SETNAME", name.encode()))
+        if self.check and (fault := self.check.judge(await ask(connection, self.check.command))):
+            raise ConnectionError(fault)
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -117,24 +123,17 @@ class Check:
 
     Attributes:
         command: packed.
-        judge: gets the answer; raises an exception that says what is wrong with it.
+        judge: gets the answer; says what is wrong with the server, or nothing.
     """
 
     command: bytes
-    judge: Callable[[object], None]
+    judge: Callable[[object], str]
 
 
 async def ask(connection: Connection, command: bytes) -> object:
     """The answer to a packed command on a connection that is otherwise idle."""
     await connection.send_packed_command([command], check_health=False)
     return await connection.read_response()
-
-
-async def _greet(connection: Connection, name: str) -> None:
-    """Connect, and tell operators who this is; a user who may not set a name goes without."""
-    await connection.connect()
-    with suppress(ResponseError):
-        await ask(connection, pack(b"CLIENT", b"SETNAME", name.encode()))
 
 
 @dataclass(frozen=True, slots=True)

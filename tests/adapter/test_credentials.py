@@ -12,6 +12,7 @@ USER, PASSWORD = "ulrich-the-user", "pass-0f-ulrich"
 URLS = [
     "redis://{user}:{password}@127.0.0.1:{port}/0",
     "rediss://{user}:{password}@127.0.0.1:{port}/0",
+    "redis+sentinel://{user}:{password}@127.0.0.1:{port}/main?sentinel_password={password}",
     "nats://{user}:{password}@127.0.0.1:{port}",
     "tls://{user}:{password}@127.0.0.1:{port}",
     "amqp://{user}:{password}@127.0.0.1:{port}/",
@@ -41,6 +42,7 @@ async def test_an_unreachable_broker(url: str, caplog: pytest.LogCaptureFixture)
         "pigeon://{user}:{password}@host",
         "redis://{user}:{password}@host:port",
         "redis://{user}:{password}@host?nonsense=1",
+        "redis+sentinel://{user}:{password}@one,two?sentinel_password={password}",
         "nats://{user}:{password}@host?heartbeat=never",
         "memory://{user}:{password}@host",
         "amqp://{user}:{password}@[host/",

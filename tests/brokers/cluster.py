@@ -17,10 +17,16 @@ MakeBroker = Callable[[BrokerConfig], Broker]
 class Link(Protocol):
     """What a check may do to the connections of linked nodes; `tests.proxy.TcpProxy` has these verbs."""
 
-    delay: float
-    connections: int
-    hang_up: bool
-
+    @property
+    def delay(self) -> float: ...
+    @delay.setter
+    def delay(self, seconds: float, /) -> None: ...
+    @property
+    def hang_up(self) -> bool: ...
+    @hang_up.setter
+    def hang_up(self, value: bool, /) -> None: ...
+    @property
+    def connections(self) -> int: ...
     @property
     def url(self) -> str: ...
     @property

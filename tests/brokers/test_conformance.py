@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from tests.brokers import checks_delivery, checks_link
 from tests.brokers.cluster import Check, Cluster, MakeBroker, closing
-from tests.proxy import TcpProxy
+from tests.redis_groups import proxy_before
 from tests.services import SharedBrokers, unavailable
 
-LINKED = ("redis", "nats", "amqp")
+LINKED = ("redis", "nats", "amqp", "redis+sentinel")
 SCHEMES = ("memory", "memory+log", *LINKED, "embedded")
 
 
@@ -78,7 +78,7 @@ async def linked(scheme: str, shared_brokers: SharedBrokers) -> AsyncIterator[Cl
     """A cluster of the broker under test, with a proxy before those nodes that ask for one."""
     make = broker_class(scheme)
     url = shared_brokers.url(scheme)
-    async with TcpProxy(url) as proxy, closing(Cluster(make, url, link=proxy)) as made:
+    async with proxy_before(url) as proxy, closing(Cluster(make, url, link=proxy)) as made:
         yield made
     gc.collect()
 
