@@ -1,13 +1,15 @@
 """One server process of an end-to-end measurement: uvicorn, python-socketio, and a client manager.
 
-Run by the measurements, not by hand: it takes commands on stdin (see `load_process`):
+    python -m bench.end_to_end_node CONTESTANT CHANNEL SIZE WS
 
+Run by the measurements, not by hand: it is asked line by line (see `processes`):
+
+- `start`: serve; answers the port for clients, and the UDP port for credit.
 - `usage`: CPU seconds used so far, and resident bytes.
-- `burst`: emit for `seconds`, from event `first` on, with at most `window` events more than `credit` has told; answers
-  how many, when it began, and that the node has handed over what it took.
+- `burst`: emit for `seconds` and `limit` events at most, from event `first` on, with no more than `window` events
+  beyond what credit says has been received; answers how many, and when it began.
 - `paced`: emit `count` events at `rate` a second; answers when each one was emitted (the monotonic clock).
-- `credit`: no answer; so many `events` have arrived everywhere.
-- `lag`: with `on`, begin to measure how late the event loop is, every 5 ms; without, answer what was seen.
+- `lag`: with `on`, begin to measure how late the event loop is, every 5 ms; without, answer what was seen, in seconds.
 - `profile`: with `on`, begin to profile; without, write to the file `path`.
 
 Every client enters the one room when it connects.
@@ -22,94 +24,67 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import Any, cast
 
 import socketio
 import uvicorn
 
-import roomcast
-from bench.load import quantile
-from bench.load_process import cpu, resident
+from bench.contestants import CONTESTANTS, Contestant, client_manager, join, leave
 from bench.load_wire import EVENT, payload
+from bench.measure import cpu, percentile
 
 ROOM = "everyone"
 _PROBE = 0.005
-
-
-def manager(kind: str, url: str, channel: str) -> Any:
-    """The client manager of a contestant: roomcast's adapter, or python-socketio's own for the broker of the URL."""
-    if kind == "roomcast":
-        return roomcast.Adapter(url, prefix=channel)
-    if url.startswith("amqp"):
-        return socketio.AsyncAioPikaManager(url, channel=channel)
-    return socketio.AsyncRedisManager(url, channel=channel)
+_LIFETIME = 900
 
 
 class Node:
     """A server and its emitter."""
 
-    def __init__(self, kind: str, url: str, channel: str, ws: str, size: int) -> None:
-        self._adapter = manager(kind, url, channel)
-        self._sio = cast("Any", socketio).AsyncServer(async_mode="asgi", client_manager=self._adapter)
-        self._sio.on("connect", self._enter)
-        self._roomcast = kind == "roomcast"
+    def __init__(self, contestant: Contestant, channel: str, size: int, ws: str) -> None:
+        self._contestant = contestant
+        self._channel = channel
         self._size = size
-        self._credit = 0
-        self._credited = asyncio.Event()
+        self._ws = ws
+        manager = client_manager(contestant, channel)
+        self._sio = cast("Any", socketio).AsyncServer(async_mode="asgi", client_manager=manager)
+        self._sio.on("connect", self._enter)
+        self._credit = Credit()
         self._lags: list[float] = []
         self._probe: asyncio.Task[None] | None = None
         self._profile: cProfile.Profile | None = None
-        hooks = {"on_startup": self._adapter.start, "on_shutdown": self._adapter.aclose} if self._roomcast else {}
-        self._config = uvicorn.Config(
-            cast("Any", socketio).ASGIApp(self._sio, **hooks),
-            ws=cast("Any", ws),
-            lifespan="on",
-            log_level="warning",
-            backlog=4096,
-        )
+        self._ticking: asyncio.Task[None] | None = None
 
     async def serve(self) -> None:
-        """Serve clients and obey commands until stdin ends."""
-        sock = socket.create_server(("127.0.0.1", 0), backlog=4096)
-        self._config.load()
-        server = uvicorn.Server(self._config)
-        server.lifespan = self._config.lifespan_class(self._config)
-        await server.startup(sockets=[sock])
-        if not self._roomcast:  # it listens to its broker from the first client on; there is no way to wait for it
-            self._sio.manager_initialized = True
-            self._sio.manager.initialize()
-        ticking = asyncio.create_task(self._tick(server))
-        answer({"port": sock.getsockname()[1], "pid": os.getpid()})
+        """Answer until stdin ends."""
         commands = asyncio.StreamReader(limit=1 << 24)
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
-        running: set[asyncio.Task[None]] = set()
         while line := await commands.readline():
             command = json.loads(line)
-            task = asyncio.create_task(self._obey(getattr(self, "_do_" + command.pop("do")), command))
-            running.add(task)
-            task.add_done_callback(running.discard)
-        ticking.cancel()
-        if self._roomcast:
-            await self._adapter.aclose()
-        sys.stdout.flush()
+            try:
+                found = await getattr(self, "_do_" + command.pop("do"))(**command)
+            except Exception as error:  # noqa: BLE001 - said where it is heard
+                found = {"error": f"{type(error).__name__}: {error}"}
+            sys.stdout.write(json.dumps(found) + "\n")
+            sys.stdout.flush()
+        await leave(self._contestant, self._sio, self._channel)
         os._exit(0)  # the clients belong to a process that ends too
 
-    @staticmethod
-    async def _tick(server: uvicorn.Server) -> None:
-        """What `uvicorn.Server.main_loop` does, apart from heeding signals: the date header, ten times a second."""
-        counter = 0
-        while True:
-            await server.on_tick(counter)
-            counter = (counter + 1) % 864_000
-            await asyncio.sleep(0.1)
-
-    async def _obey(self, do: Any, command: dict[str, Any]) -> None:
-        try:
-            found = await do(**command)
-        except Exception as error:  # noqa: BLE001 - said where it is heard
-            found = {"error": f"{type(error).__name__}: {error}"}
-        if found is not None:
-            answer(found)
+    async def _do_start(self) -> dict[str, Any]:
+        sock = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        app = cast("Any", socketio).ASGIApp(self._sio)
+        config = uvicorn.Config(app, ws=cast("Any", self._ws), lifespan="off", log_level="warning", backlog=4096)
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(sockets=[sock])
+        await join(self._contestant, self._sio)
+        self._ticking = asyncio.create_task(_tick(server))
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+            lambda: self._credit, local_addr=("127.0.0.1", 0)
+        )
+        return {"port": sock.getsockname()[1], "credit": transport.get_extra_info("sockname")[1]}
 
     async def _enter(self, sid: str, *_: object) -> None:
         await self._sio.enter_room(sid, ROOM)
@@ -120,22 +95,12 @@ class Node:
     async def _do_usage(self) -> dict[str, Any]:
         return {"cpu": cpu(), "resident": resident()}
 
-    async def _do_credit(self, events: int) -> None:
-        self._credit = events
-        self._credited.set()
-
     async def _do_burst(self, first: int, seconds: float, window: int, limit: int) -> dict[str, Any]:
         began = time.monotonic()
         number = first
-        self._credit = max(self._credit, first)
         while number < first + limit and (left := began + seconds - time.monotonic()) > 0:
-            if number - self._credit >= window:
-                self._credited.clear()
-                try:
-                    async with asyncio.timeout(left):
-                        await self._credited.wait()
-                except TimeoutError:
-                    break
+            if number - max(first, self._credit.events) >= window:
+                await self._credit.more(left)
                 continue
             await self._emit(number)
             number += 1
@@ -155,11 +120,10 @@ class Node:
         if self._probe is not None:
             self._probe.cancel()
             self._probe = None
-        lags = sorted(self._lags)
-        self._lags = []
+        lags, self._lags = self._lags, []
         if on:
             self._probe = asyncio.create_task(self._measure_lag())
-        return {"p50": quantile(lags, 0.5), "p99": quantile(lags, 0.99), "max": quantile(lags, 1.0)}
+        return {"p99": percentile(lags, 0.99), "max": max(lags)} if lags else {}
 
     async def _measure_lag(self) -> None:
         due = time.monotonic() + _PROBE
@@ -179,25 +143,58 @@ class Node:
         return {}
 
 
-def answer(message: dict[str, Any]) -> None:
-    """Write one answer."""
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
+class Credit(asyncio.DatagramProtocol):
+    """How many events have been received, as the load tells in datagrams.
+
+    Attributes:
+        events: their number.
+    """
+
+    def __init__(self) -> None:
+        self.events = 0
+        self._told = asyncio.Event()
+
+    def datagram_received(self, data: bytes, addr: object) -> None:  # noqa: ARG002
+        """Take what the load says."""
+        self.events = int(data)
+        self._told.set()
+
+    async def more(self, seconds: float) -> None:
+        """Return when it has grown, or after so many seconds."""
+        self._told.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._told.wait()
+        except TimeoutError:
+            return
+
+
+async def _tick(server: uvicorn.Server) -> None:
+    """What `uvicorn.Server.main_loop` does, apart from heeding signals: the date header, ten times a second."""
+    counter = 0
+    while True:
+        await server.on_tick(counter)
+        counter = (counter + 1) % 864_000
+        await asyncio.sleep(0.1)
+
+
+def resident() -> int:
+    """Bytes of memory this process has resident."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> None:
-    """Entry point of the process; it lives for ten minutes at most."""
+    """Entry point of the process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kind", choices=("roomcast", "python-socketio"), required=True)
-    parser.add_argument("--url", required=True)
-    parser.add_argument("--channel", required=True)
-    parser.add_argument("--ws", default="auto", help="uvicorn's websocket implementation")
-    parser.add_argument("--size", type=int, default=200)
+    parser.add_argument("contestant", choices=CONTESTANTS)
+    parser.add_argument("channel")
+    parser.add_argument("size", type=int)
+    parser.add_argument("ws", help="uvicorn's websocket implementation")
     options = parser.parse_args()
-    signal.alarm(600)
+    signal.alarm(_LIFETIME)
 
     async def serve() -> None:
-        await Node(options.kind, options.url, options.channel, options.ws, options.size).serve()
+        await Node(CONTESTANTS[options.contestant], options.channel, options.size, options.ws).serve()
 
     asyncio.run(serve())
 

@@ -1,12 +1,15 @@
 """The load process: many websocket clients in one epoll loop, each cheaper than what it costs a server to serve it.
 
-Run by the measurements, not by hand: it takes commands on stdin (see `load_process`):
+Run by the measurements, not by hand: it is asked line by line (see `processes`):
 
-- `connect`: `addresses` [[host, port, clients], ...], `concurrency` connections on the way at once, `sources` local
-  addresses (127.0.0.2, ...) to spread them over; answers when all are Socket.IO clients.
-- `run`: report progress every `every` events (the mean over all clients), keep times of arrival if `timed`.
+- `connect`: `addresses` [[host, port, clients], ...], `concurrency` connections on the way at once, spread over
+  several local addresses; answers when all are Socket.IO clients.
+- `run`: tell the UDP port `credit` the number of events received, the mean over all clients, each time it has grown by
+  `every`; 0: nobody is told. Keep times of arrival if `timed`.
 - `settle`: `until` which event, `timeout` seconds, `times` when each of the timed events was emitted (the monotonic
-  clock, from event `first` on); answers when every client has them or the time is over, with what it saw.
+  clock, from event `first` on); answers when every client has them or the time is over: when the last bytes came, CPU
+  seconds since `run`, latencies, and, of all runs so far, events lost, duplicated and reordered, and clients that
+  failed.
 
 Events are numbered through the life of the process. Reading is level-triggered, one `recv` for each client that has
 something to read: at full speed one read has many frames in it.
@@ -25,11 +28,13 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from bench.load_process import cpu
 from bench.load_wire import Cursor, EventStream, Handshake, ProtocolBroken
+from bench.measure import cpu, percentile
 
 _READ = 64 * 1024
-_REST = 0.003  # seconds between two turns at full speed: fewer reads with more in each, which costs the servers nothing
+_SOURCES = 4
+_LIFETIME = 900  # seconds
+_REST = 0.01  # seconds between two turns at full speed: fewer reads with more in each, which costs the servers nothing
 _FAR = sys.maxsize  # beyond any stream: what is received there never equals it
 
 
@@ -65,9 +70,11 @@ class Load:
         self._connected = 0
         self._lost: list[str] = []
         self._received = 0  # bytes of the stream, over all clients
+        self._credit = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._every = 0
         self._reported = 0
-        self._last = 0.0
+        self._last = 0.0  # when something was received
+        self._cpu = 0.0  # used before this run
         self._timed = False
         self._arrivals: dict[int, list[float]] = {}
         self._commands = b""
@@ -77,7 +84,6 @@ class Load:
         """Obey until stdin ends."""
         os.set_blocking(0, False)
         self._epoll.register(0, select.EPOLLIN)
-        answer({"ready": True})
         while self._running:
             self._turn(1.0)
             if self._every:
@@ -121,7 +127,7 @@ class Load:
         done = self._received // (self._stream.frame_length * max(1, self._connected))
         if done - self._reported >= self._every:
             self._reported = done
-            answer({"progress": done})
+            self._credit.send(b"%d" % done)
 
     def _note(self, begin: int, end: int) -> None:
         now = time.monotonic()
@@ -190,9 +196,7 @@ class Load:
             command = json.loads(line)
             getattr(self, "_do_" + command.pop("do"))(**command)
 
-    def _do_connect(
-        self, addresses: Sequence[tuple[str, int, int]], concurrency: int, sources: int, timeout: float
-    ) -> None:
+    def _do_connect(self, addresses: Sequence[tuple[str, int, int]], concurrency: int, timeout: float) -> None:
         began = time.monotonic()
         total = 0
         places = [deque([(host, port)] * count) for host, port, count in addresses]
@@ -200,7 +204,7 @@ class Load:
             for place in places:
                 if place:
                     host, port = place.pop()
-                    self._waiting.append((host, port, f"127.0.0.{2 + total % sources}"))
+                    self._waiting.append((host, port, f"127.0.0.{2 + total % _SOURCES}"))
                     total += 1
         before = self._connected
         self._concurrency = concurrency
@@ -228,11 +232,13 @@ class Load:
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         self._send(client, Handshake.request(f"{host}:{port}"))
 
-    def _do_run(self, *, every: int, timed: bool) -> None:
+    def _do_run(self, *, credit: int, every: int, timed: bool) -> None:
+        self._credit.connect(("127.0.0.1", credit))
         self._every = every
         self._timed = timed
         self._arrivals.clear()
-        answer({"cpu": cpu()})
+        self._cpu = cpu()
+        answer({})
 
     def _do_settle(self, until: int, timeout: float, first: int = 0, times: Sequence[float] = ()) -> None:
         deadline = time.monotonic() + timeout
@@ -240,7 +246,6 @@ class Load:
         goal = until * self._stream.frame_length * self._connected
         while self._received < goal and time.monotonic() < deadline and self._running:
             self._turn(0.05)
-
         cursors = [client.cursor for client in self._clients.values()]
         for client in self._clients.values():
             if client.pos != _FAR:
@@ -249,30 +254,20 @@ class Load:
         latencies = sorted(
             at - emitted for number, emitted in enumerate(times, first) for at in self._arrivals.get(number, ())
         )
-        last = [max(self._arrivals[n]) for n in range(first, first + len(times)) if n in self._arrivals]
         self._timed = False
         answer(
             {
                 "ended": self._last,
-                "cpu": cpu(),
+                "cpu": cpu() - self._cpu,
                 "lost": sum(cursor.lost(until) for cursor in cursors) + gone * until,
                 "duplicated": sum(cursor.duplicated for cursor in cursors),
                 "reordered": sum(cursor.reordered for cursor in cursors),
                 "failed": self._lost[:5],
-                "latencies": {
-                    "count": len(latencies),
-                    "p50": quantile(latencies, 0.5),
-                    "p99": quantile(latencies, 0.99),
-                    "max": quantile(latencies, 1.0),
-                    "to_the_last": [at - emitted for at, emitted in zip(last, times, strict=False)],
-                },
+                "p50": percentile(latencies, 0.5) if latencies else None,
+                "p99": percentile(latencies, 0.99) if latencies else None,
+                "last": max(latencies, default=None),
             }
         )
-
-
-def quantile(ordered: Sequence[float], share: float) -> float | None:
-    """The value that `share` of the values do not exceed (the nearest rank); None when there are none."""
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
 
 
 def answer(message: dict[str, Any]) -> None:
@@ -288,12 +283,12 @@ def answer(message: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Entry point of the process; it lives for ten minutes at most."""
+    """Entry point of the process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--events", type=int, required=True)
-    parser.add_argument("--size", type=int, default=200)
+    parser.add_argument("events", type=int)
+    parser.add_argument("size", type=int)
     options = parser.parse_args()
-    signal.alarm(600)
+    signal.alarm(_LIFETIME)
     Load(options.events, options.size).serve()
 
 

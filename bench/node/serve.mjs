@@ -1,11 +1,14 @@
-// One server process of an end-to-end measurement: Node's socket.io with one of its adapters for Redis.
+// One server process of an end-to-end measurement: Node's socket.io, with `ws`, and one of its adapters for Redis.
 //
-// Run by the measurements, not by hand. The commands on stdin are those of bench/end_to_end_node.py.
+//   node serve.mjs redis|sharded|streams URL CHANNEL SIZE
+//
+// Run by the measurements, not by hand: the counterpart of bench/end_to_end_node.py, with the same commands.
 
+import { createSocket } from "node:dgram";
+import { once } from "node:events";
 import { createServer } from "node:http";
 import { createInterface } from "node:readline";
-import { setImmediate as yieldLoop, setTimeout as sleep } from "node:timers/promises";
-import { parseArgs } from "node:util";
+import { setImmediate as turn, setTimeout as sleep } from "node:timers/promises";
 import { createAdapter, createShardedAdapter } from "@socket.io/redis-adapter";
 import { createAdapter as createStreamsAdapter } from "@socket.io/redis-streams-adapter";
 import { createClient } from "redis";
@@ -14,133 +17,122 @@ import { Server } from "socket.io";
 const ROOM = "everyone";
 const EVENT = "event";
 const DIGITS = 9;
-const PROBE = 0.005;
+const PROBE = 0.005; // seconds
+const LIFETIME = 900; // seconds
+const [variant, url, channel, size] = process.argv.slice(2);
 
-const { values: options } = parseArgs({
-  options: {
-    kind: { type: "string" },
-    url: { type: "string" },
-    channel: { type: "string" },
-    size: { type: "string", default: "200" },
-  },
-});
-const size = Number(options.size);
-const lifetime = setTimeout(() => process.exit(1), 600_000);
-lifetime.unref();
+setTimeout(() => process.exit(1), LIFETIME * 1e3).unref();
+const now = () => Number(process.hrtime.bigint()) / 1e9; // seconds of the clock that all processes share
 
-const monotonic = () => Number(process.hrtime.bigint()) / 1e9;
-const answer = (message) => process.stdout.write(JSON.stringify(message) + "\n");
-const quantile = (ordered, share) =>
-  ordered.length ? ordered[Math.min(ordered.length - 1, Math.floor(share * ordered.length))] : null;
+const http = createServer();
+const io = new Server(http, { serveClient: false });
+const clients = []; // of Redis
+const emit = (number) => io.to(ROOM).emit(EVENT, String(number).padStart(DIGITS, "0").padEnd(Number(size), "x"));
+
+let credit = 0; // events that have been received, as the load tells in datagrams
+let told = () => {};
+let lags = [];
+let probe = null;
 
 async function connected() {
-  const client = createClient({ url: options.url });
-  client.on("error", (error) => console.error(String(error)));
+  const client = createClient({ url });
+  client.on("error", (error) => console.error(error));
   await client.connect();
+  clients.push(client);
   return client;
 }
 
 async function adapter() {
-  switch (options.kind) {
-    case "node-redis":
-      return createAdapter(await connected(), await connected(), { key: options.channel });
-    case "node-redis-sharded":
-      return createShardedAdapter(await connected(), await connected(), { channelPrefix: options.channel });
-    case "node-redis-streams":
-      return createStreamsAdapter(await connected(), { streamName: options.channel });
-    default:
-      throw new Error(`No contestant is called ${options.kind}.`);
+  const pub = await connected();
+  if (variant === "streams") {
+    return createStreamsAdapter(pub, { streamName: channel, channelPrefix: channel, maxLen: 200_000 });
   }
+  const sub = await connected();
+  return variant === "sharded"
+    ? createShardedAdapter(pub, sub, { channelPrefix: channel })
+    : createAdapter(pub, sub, { key: channel });
 }
 
-const http = createServer();
-const io = new Server(http, { adapter: await adapter() });
-io.on("connection", (socket) => socket.join(ROOM));
-const emit = (number) => io.to(ROOM).emit(EVENT, String(number).padStart(DIGITS, "0").padEnd(size, "x"));
-
-let credit = 0;
-let credited = () => {};
-let lags = [];
-let probe = null;
-
-async function burst({ first, seconds, window, limit }) {
-  const began = monotonic();
-  let number = first;
-  credit = Math.max(credit, first);
-  while (number < first + limit) {
-    const left = began + seconds - monotonic();
-    if (left <= 0) break;
-    if (number - credit >= window) {
-      const over = new AbortController();
-      const told = new Promise((resolve) => (credited = resolve));
-      const late = sleep(left * 1000, "late", { signal: over.signal }).catch(() => {});
-      const which = await Promise.race([told, late]);
-      over.abort();
-      if (which === "late") break;
-      continue;
-    }
-    emit(number);
-    number += 1;
-    await yieldLoop();
-  }
-  return { began, events: number - first };
-}
-
-async function paced({ first, count, rate }) {
-  const began = monotonic();
-  const times = [];
-  for (let number = 0; number < count; number += 1) {
-    const wait = began + number / rate - monotonic();
-    await sleep(Math.max(0, wait * 1000));
-    times.push(monotonic());
-    emit(first + number);
-  }
-  return { times };
-}
-
-function lag({ on }) {
-  if (probe) clearTimeout(probe);
-  probe = null;
-  const ordered = lags.sort((a, b) => a - b);
-  lags = [];
-  if (on) {
-    let due = monotonic() + PROBE;
-    const look = () => {
-      const now = monotonic();
-      lags.push(now - due);
-      due = now + PROBE;
-      probe = setTimeout(look, PROBE * 1000);
+function more(seconds) {
+  return new Promise((resolve) => {
+    const late = setTimeout(resolve, seconds * 1e3);
+    told = () => {
+      clearTimeout(late);
+      resolve();
     };
-    probe = setTimeout(look, PROBE * 1000);
-  }
-  return { p50: quantile(ordered, 0.5), p99: quantile(ordered, 0.99), max: quantile(ordered, 1) };
+  });
 }
 
 const verbs = {
-  usage: () => {
-    const { user, system } = process.cpuUsage();
-    return { cpu: (user + system) / 1e6, resident: process.memoryUsage.rss() };
+  async start() {
+    io.adapter(await adapter());
+    io.on("connection", (socket) => socket.join(ROOM));
+    const datagrams = createSocket("udp4");
+    datagrams.on("message", (data) => {
+      credit = Number(data);
+      told();
+    });
+    datagrams.bind(0, "127.0.0.1");
+    http.listen({ port: 0, host: "127.0.0.1", backlog: 4096 });
+    await Promise.all([once(datagrams, "listening"), once(http, "listening")]);
+    return { port: http.address().port, credit: datagrams.address().port };
   },
-  credit: ({ events }) => {
-    credit = events;
-    credited();
+  usage() {
+    const { userCPUTime, systemCPUTime } = process.resourceUsage();
+    return { cpu: (userCPUTime + systemCPUTime) / 1e6, resident: process.memoryUsage.rss() };
   },
-  burst,
-  paced,
-  lag,
+  async burst({ first, seconds, window, limit }) {
+    const began = now();
+    let number = first;
+    let left;
+    while (number < first + limit && (left = began + seconds - now()) > 0) {
+      if (number - Math.max(first, credit) >= window) {
+        await more(left);
+        continue;
+      }
+      emit(number);
+      number += 1;
+      await turn(); // every emit of an application comes from a handler of its own
+    }
+    return { began, events: number - first };
+  },
+  async paced({ first, count, rate }) {
+    const began = now();
+    const times = [];
+    for (let number = 0; number < count; number += 1) {
+      await sleep(Math.max(0, (began + number / rate - now()) * 1e3));
+      times.push(now());
+      emit(first + number);
+    }
+    return { times };
+  },
+  lag({ on }) {
+    clearTimeout(probe);
+    const ordered = lags.sort((a, b) => a - b);
+    lags = [];
+    if (on) {
+      let due = now() + PROBE;
+      const look = () => {
+        const at = now();
+        lags.push(at - due);
+        due = at + PROBE;
+        probe = setTimeout(look, PROBE * 1e3);
+      };
+      probe = setTimeout(look, PROBE * 1e3);
+    }
+    return ordered.length ? { p99: ordered[Math.ceil(0.99 * ordered.length) - 1], max: ordered.at(-1) } : {};
+  },
 };
 
-const commands = createInterface({ input: process.stdin });
-commands.on("line", async (line) => {
+for await (const line of createInterface({ input: process.stdin })) {
   const { do: verb, ...command } = JSON.parse(line);
+  let answer;
   try {
-    const found = await verbs[verb](command);
-    if (found !== undefined) answer(found);
+    answer = await verbs[verb](command);
   } catch (error) {
-    answer({ error: String(error) });
+    answer = { error: String(error?.stack ?? error) };
   }
-});
-commands.on("close", () => process.exit(0));
-http.listen({ port: 0, host: "127.0.0.1", backlog: 4096 }, () =>
-  answer({ port: http.address().port, pid: process.pid }),
-);
+  process.stdout.write(JSON.stringify(answer) + "\n");
+}
+if (variant === "streams") await clients[0].del(channel);
+process.exit(0);
