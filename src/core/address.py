@@ -1,13 +1,12 @@
 """Whom an operation addresses, and how: the value that operators build and everything else reads."""
 
-from dataclasses import dataclass
+import msgspec
 
 from roomcast.core.messages import Selection
 from roomcast.core.subjects import Room
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(msgspec.Struct, frozen=True):
     """Clients of a namespace, and the manner in which to reach them.
 
     Attributes:

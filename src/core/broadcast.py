@@ -144,7 +144,8 @@ class Broadcast:
             if emit.volatile and not publisher.fits(len(message)):
                 self._drop(emit)
             else:
-                await publisher.reserve(len(message))
+                if not publisher.reserve_now(len(message)):
+                    await publisher.reserve(len(message))
                 entry = publisher.put(subject, message)
         if self._deliver is not None:
             self._deliver(emit)

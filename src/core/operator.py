@@ -15,6 +15,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+import msgspec
+
 from roomcast.core.address import Address
 from roomcast.core.broadcast import Answer
 from roomcast.core.cluster import Cluster
@@ -218,7 +220,7 @@ class Operator(Verbs):
 
     def with_(self, **changes: Any) -> "Operator":
         """The same operator with other fields of its address."""
-        return replace(self, address=replace(self.address, **changes))
+        return replace(self, address=msgspec.structs.replace(self.address, **changes))
 
     def remote(self, node: str, description: Description) -> "RemoteSocket":
         """A client that was described, with an operator that addresses it alone."""

@@ -13,13 +13,14 @@ Pure: `now` is a monotonic clock in seconds.
 from bisect import insort
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from roomcast.core.broker import Subject
 
 
-class Entry:
+class Entry(msgspec.Struct, eq=False):
     """One message in the outbox.
 
     Attributes:
@@ -32,23 +33,17 @@ class Entry:
         waiter: whatever the shell wants back when the message is confirmed or given up.
     """
 
-    __slots__ = ("epoch", "message", "number", "place", "queued", "sent", "subject", "waiter")
-
-    def __init__(
-        self, subject: Subject, message: bytes, epoch: int, number: int, queued: float, place: int = 0
-    ) -> None:
-        self.subject = subject
-        self.message = message
-        self.epoch = epoch
-        self.number = number
-        self.queued = queued
-        self.place = place
-        self.sent = False
-        self.waiter: Any = None
+    subject: Subject
+    message: bytes
+    epoch: int
+    number: int
+    queued: float
+    place: int = 0
+    sent: bool = False
+    waiter: Any = None
 
 
-@dataclass(slots=True, order=True)
-class Batch:
+class Batch(msgspec.Struct, eq=False):
     """Neighbouring messages of one subject, numbered without a hole, that leave as one payload."""
 
     index: int
@@ -175,21 +170,18 @@ class Outbox:
 
     def _neighbours(self) -> list[Entry]:
         queue = self._queue
-        first = last = queue.popleft()
+        first = queue.popleft()
         entries = [first]
+        subject, epoch, number = first.subject, first.epoch, first.number
         room = self.batch_bytes - len(first.message)
         while queue:
             entry = queue[0]
+            number += 1
             room -= len(entry.message)
-            if (
-                entry.subject != last.subject
-                or entry.epoch != last.epoch
-                or entry.number != last.number + 1
-                or room < 0
-            ):
+            if entry.number != number or entry.subject != subject or entry.epoch != epoch or room < 0:
                 break
             entries.append(entry)
-            last = queue.popleft()
+            queue.popleft()
         return entries
 
     def _oldest(self) -> Entry | None:
@@ -204,4 +196,5 @@ class Outbox:
 
     def _free(self, entries: Sequence[Entry]) -> None:
         self.messages -= len(entries)
-        self.bytes -= sum(len(entry.message) for entry in entries)
+        for entry in entries:
+            self.bytes -= len(entry.message)

@@ -10,7 +10,8 @@ Socket.IO protocol v5: `<type>[<attachments>-][<namespace>,][<id>][<JSON payload
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from json import encoder as json_encoder
 from typing import Any, Protocol, cast
 
 import engineio.json
@@ -29,6 +30,8 @@ _json_any = msgspec.json.Decoder(list[Any])
 
 _RESERVED = frozenset({"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"})
 _BAD_DATA = (TypeError, ValueError, OverflowError, RecursionError, AttributeError, KeyError, IndexError)
+
+_SHORT = 1024  # characters of a JSON text that is short enough not to be nested too deep for a receiver
 
 
 class SocketioPacket(Protocol):
@@ -58,7 +61,8 @@ class Packets:
         self._class = packet_class
         self.codec = _codec(packet_class)
         # the standard encoders refuse bytes, so a packet they encode has no attachment
-        self._refuses_bytes = self.codec == "json" and packet_class.json in (json, engineio.json)
+        standard = self.codec == "json" and packet_class.json in (json, engineio.json)
+        self._dumps = _standard_json() if standard else None
 
     def event(self, event: object, args: Sequence[Any], namespace: str) -> Packet:
         """An EVENT packet, or BINARY_EVENT when there are bytes at any depth.
@@ -70,16 +74,19 @@ class Packets:
         if not isinstance(event, str):
             raise TypeError(f"An event is named by text, not by {type(event).__name__} {event!r:.80}.")
         data = [event, *args]
-        if self._refuses_bytes:
+        if self._dumps is not None and event not in _RESERVED:
             try:
-                text = self._class.json.dumps(data, separators=(",", ":"))
-            except (TypeError, ValueError, OverflowError, RecursionError):
+                text = self._dumps(data)
+            except _BAD_DATA:
                 pass  # bytes somewhere, or not serialisable at all: the long way finds out which
             else:
-                head = "2" if namespace == "/" else f"2{namespace},"
-                return self._checked(event, (head + text,), namespace)
+                packet = Packet("json", f"2{text}" if namespace == "/" else f"2{namespace},{text}")
+                # What the encoder makes is JSON; only lone surrogates and deep nesting are more than a client reads.
+                sound = len(text) <= _SHORT and "\\ud" not in text
+                return packet if sound else self._checked(event, packet, namespace)
         try:
-            return self._checked(event, self._encode(sio_packet.EVENT, _plain(data), namespace), namespace)
+            parts = self._encode(sio_packet.EVENT, _plain(data), namespace)
+            return self._checked(event, _packet(self.codec, parts), namespace)
         except EncodeError:
             raise
         except _BAD_DATA as exc:
@@ -121,7 +128,7 @@ class Packets:
             check(packet, namespace)
             if packet.codec not in ("json", "msgpack"):
                 self._decode(packet)
-            return packet.parts
+            return packet.parts if packet.blobs else (packet.text,)
         if packet.codec not in ("json", "msgpack"):
             raise WireError("codec", f"A packet made by {packet.codec!r:.80} arrived; this server uses {self.codec}.")
         check(packet, namespace)
@@ -142,8 +149,8 @@ class Packets:
         decoded = self._decode(_packet(self.codec, parts))
         return self._encode(sio_packet.EVENT, decoded.data, namespace, number)
 
-    def _checked(self, event: str, parts: Parts, namespace: str) -> Packet:
-        packet = _packet(self.codec, parts)
+    @staticmethod
+    def _checked(event: str, packet: Packet, namespace: str) -> Packet:
         try:
             check(packet, namespace)
         except WireError as exc:
@@ -181,23 +188,24 @@ def check(packet: Packet, namespace: str) -> None:
     """
     try:
         if packet.codec == "json":
-            _check_json(packet.parts, namespace)
+            _check_json(packet, namespace)
         elif packet.codec == "msgpack":
             _check_msgpack(packet.parts, namespace)
     except (msgspec.DecodeError, ImportError, *_BAD_DATA) as exc:
         raise WireError("packet", f"A packet is broken: {exc}.") from exc
 
 
-def _check_json(parts: Parts, namespace: str) -> None:
-    head = parts[0] if parts else b""
-    if isinstance(head, bytes):
-        raise ValueError("its head is not text")
-    payload = head[_payload_start(head, namespace) :]
-    if not payload.startswith("["):  # a browser takes a blank here for an acknowledgement's id
+def _check_json(packet: Packet, namespace: str) -> None:
+    head = packet.text
+    at = _payload_start(head, namespace)
+    if head[at : at + 1] != "[":  # a browser takes a blank here for an acknowledgement's id
         raise ValueError("its payload is not a list")
-    name, *_ = _json_array.decode(payload) or (msgspec.Raw(b"null"),)
-    _check_name(_json_string.decode(name))
-    attachments = len(parts) - 1
+    payload = head[at:]
+    items = _json_array.decode(payload)
+    _check_name(_json_string.decode(items[0]) if items else None)
+    if not packet.blobs and head[0] == "2":
+        return
+    attachments = len(packet.blobs)
     binary = head[0] == "5"
     if binary != bool(attachments):
         raise ValueError("its attachments are not those it announces")
@@ -275,6 +283,17 @@ def _bytes(part: str | bytes) -> bytes:
     if isinstance(part, str):
         raise TypeError("the packet class made more than one piece of text")
     return bytes(part)
+
+
+def _standard_json() -> Callable[[object], str]:
+    """`json.dumps(data, separators=(",", ":"), allow_nan=False)` with one encoder for all calls."""
+    encoder = json.JSONEncoder(check_circular=False, separators=(",", ":"), allow_nan=False)
+    in_c: Callable[..., Callable[[object, int], Iterable[str]]] | None = getattr(json_encoder, "c_make_encoder", None)
+    if in_c is None:
+        return encoder.encode
+    text = json_encoder.encode_basestring_ascii
+    pieces = in_c(None, encoder.default, text, None, ":", ",", False, False, False)
+    return lambda data: "".join(pieces(data, 0))
 
 
 def _plain(data: Any) -> Any:

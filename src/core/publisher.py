@@ -112,13 +112,25 @@ class Publisher:
             Backpressure: the outbox stayed full until the deadline.
             BrokerClosed: the adapter is closed.
         """
-        self._check(size)
-        if not self._queue and self._outbox.fits(size):
-            self._outbox.reserve(size)
-        elif self._link_down and not self._queue:
+        if self.reserve_now(size):
+            return
+        if self._link_down and not self._queue:
             self._make_room(size)
         else:
             await self._wait_for_place(size)
+
+    def reserve_now(self, size: int) -> bool:
+        """Take a place as `reserve` does while there is room; False, and no place, when it is to be waited for.
+
+        Raises:
+            PayloadTooLarge, BrokerClosed: as `reserve`.
+        """
+        if self._closed or size + OVERHEAD > self._limit:
+            self._check(size)
+        if self._queue or not self._outbox.fits(size):
+            return False
+        self._outbox.reserve(size)
+        return True
 
     def fits(self, size: int) -> bool:
         """Whether a message of `size` bytes could leave now, without waiting for a place or for the link."""
@@ -160,7 +172,8 @@ class Publisher:
         self._place += 1
         entry = Entry(subject, message, epoch, number, time.monotonic(), self._place)
         self._outbox.put(entry)
-        self._schedule()
+        if not self._scheduled:
+            self._schedule()
         return entry
 
     async def confirmed(self, entry: Entry, timeout: float) -> None:

@@ -29,4 +29,4 @@ def new_sid(node: str) -> str:
 
 def owner(sid: object) -> str:
     """The node that gave out a sid; empty for what does not look like one."""
-    return sid[:TAG] if isinstance(sid, str) and _SID.fullmatch(sid) else ""
+    return sid[:TAG] if isinstance(sid, str) and len(sid) == TAG + _RANDOM and _SID.fullmatch(sid) else ""

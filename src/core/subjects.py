@@ -62,6 +62,8 @@ def namespace_name(namespace: object) -> str:
         TypeError: it is not text.
         ValueError: it does not begin with "/" or holds a comma (Socket.IO protocol v5, packet encoding).
     """
+    if namespace == "/":
+        return "/"
     if not isinstance(namespace, str):
         raise TypeError(f"A namespace is text such as '/chat', not {type(namespace).__name__}.")
     if not namespace.startswith("/") or "," in namespace:

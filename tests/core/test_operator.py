@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, cast
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -125,7 +126,7 @@ kinds: dict[str, st.SearchStrategy[Step]] = {
 def address(steps: Sequence[Step]) -> Address:
     operator = start(Recorder())
     for step in steps:
-        before, kept = operator, dataclasses.replace(operator.address)
+        before, kept = operator, msgspec.structs.replace(operator.address)
         operator = step(before)
         assert before.address == kept, "the step before is as it was"
     return operator.address
@@ -347,7 +348,7 @@ async def test_a_remote_socket_addresses_itself_alone(recorder: Recorder, everyo
     assert recorder.asked == [
         ("emit", to, "event", (1,)),
         ("ack", to, "event", ()),
-        ("ack", dataclasses.replace(to, timeout=1.0), "event", ()),
+        ("ack", msgspec.structs.replace(to, timeout=1.0), "event", ()),
         ("join", to, ("b",)),
         ("leave", to, ("b", 7)),
         ("disconnect", to, False),
