@@ -32,13 +32,14 @@ async def nodes(contestant: Contestant, servers: Sequence[int] = (1, 1)) -> Asyn
 
 
 async def stream(
-    sender: Process, receivers: Sequence[Process], *, events: int, deliveries: int, within: float = 60, **emit: Any
+    sender: Process, receivers: Sequence[Process], *, events: int, deliveries: int, within: float = 100, **emit: Any
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Emit at one node and count at the others; `deliveries` are those at each of them.
 
     Raises:
         ProcessFailed: not everything arrived.
     """
+    await asyncio.gather(*(process.ask("watch", stamp=False) for process in receivers))
     counting = [
         asyncio.ensure_future(process.ask("count", deliveries=deliveries, within=within)) for process in receivers
     ]

@@ -21,13 +21,22 @@ class Plan:
         rounds: rounds of each case; a part may take fewer where one is long.
         quick: the short form for CI: fewer cases and contestants, the same code.
         only: names of the contestants that may take part; all if empty.
+        scale: share of the events that a round normally has; below 1 where the machine is shared with others.
         where: cases are left out unless they have these values, such as {"members": "100"}.
     """
 
     rounds: int = 5
     quick: bool = False
     only: tuple[str, ...] = ()
+    scale: float = 1.0
     where: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def events(self, contestant: Contestant, roomcast: int, node: int, python_socketio: int) -> int:
+        """How many events a round of a contestant has, given what would be about half a second of each library's."""
+        events = {"roomcast": roomcast, "node": node, "python-socketio": python_socketio}[contestant.library]
+        if contestant.library == "python-socketio" and contestant.broker == "amqp":
+            events //= 4
+        return max(50, int(events * self.scale / (2 if self.quick else 1)))
 
     def cases(self, cases: Sequence[Case]) -> list[Case]:
         """Those of the cases that were asked for."""
@@ -65,7 +74,10 @@ class Part:
     run: Callable[[Plan, Result], Awaitable[None]]
 
 
-PARTS = ("remote_fanout", "end_to_end", "connections")
+PARTS = (
+    "remote_fanout", "emits", "uninterested", "latency", "disconnects", "membership", "joins", "curves",
+    "end_to_end", "connections",
+)  # fmt: skip
 """The parts in the order in which they run; each is the module of this name in `bench`."""
 
 
@@ -108,6 +120,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, help="rounds of each case; 5, or 2 with --quick")
     parser.add_argument("--quick", action="store_true", help="the short form")
     parser.add_argument("--only", nargs="*", default=[], metavar="CONTESTANT", help="leave out all others")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the events that a round normally has")
     parser.add_argument("--case", nargs="*", default=[], metavar="NAME=VALUE", help="leave out other cases")
 
 
@@ -124,6 +137,7 @@ def planned(options: argparse.Namespace) -> Plan:
         options.rounds or (2 if options.quick else 5),
         options.quick,
         tuple(options.only),
+        options.scale,
         dict(case.split("=", 1) for case in options.case),
     )
 

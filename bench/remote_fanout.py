@@ -37,13 +37,10 @@ async def once(contestant: Contestant, members: int, events: int, size: int = BY
     }
 
 
-def events_for(contestant: Contestant, members: int, quick: bool = False) -> int:
+def events_for(plan: Plan, contestant: Contestant, members: int) -> int:
     """How many events make a round of about half a second."""
-    most = {"roomcast": 40_000, "node": 20_000, "python-socketio": 5_000}[contestant.library]
-    if contestant.library == "python-socketio" and contestant.broker == "amqp":
-        most //= 4
-    events = min(most, 80 * most // (members + 80))
-    return max(100, events // (3 if quick else 1))
+    share = 80 / (members + 80)
+    return plan.events(contestant, int(40_000 * share), int(20_000 * share), int(5000 * share))
 
 
 async def measure(plan: Plan, result: Result) -> None:
@@ -53,7 +50,7 @@ async def measure(plan: Plan, result: Result) -> None:
     for case in plan.cases([{"members": members} for members in ((1, 100) if plan.quick else (1, 100, 1000))]):
         members = int(case["members"])
         for _, contestant in interleave(contestants, plan.rounds):
-            events = events_for(contestant, members, plan.quick)
+            events = events_for(plan, contestant, members)
             result.add(case, contestant.name, await once(contestant, members, events))
 
 

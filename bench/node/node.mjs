@@ -153,33 +153,48 @@ async function emit({ events, size, target, in_flight, per_second }) {
   return { began, ended: now(), cpu: cpu() - used, stamps };
 }
 
+let watched = 0; // the CPU of this process when `watch` was asked for
+let stamps = []; // of the packets to the last client of the first server, since then
+
+// Begin to count CPU, and, with `stamp`, to note when each packet to the last client is written.
+async function watch({ stamp }) {
+  const conn = nodes[0].sockets.at(-1);
+  if (stamp) {
+    stamps = [];
+    conn.sendPacket = () => {
+      stamps.push(now());
+      stamped();
+    };
+  }
+  watched = cpu();
+  return {};
+}
+
+let stamped = () => {};
+
 async function count({ deliveries, within }) {
-  const used = cpu();
   const deadline = now() + within;
   let got = 0;
   while (got < deliveries && now() < deadline) {
     await sleep(0.002);
     got += drainAll();
   }
-  return { ended: now(), cpu: cpu() - used, got };
+  return { ended: now(), cpu: cpu() - watched, got };
 }
 
-// Wait for packets to one client, each stamped as it is written, without looking at the clock meanwhile.
+// Wait for packets to the last client since `watch`, without looking at the clock meanwhile.
 function arrivals({ packets, within }) {
-  const conn = nodes[0].sockets.at(-1);
-  const used = cpu();
-  const stamps = [];
   return new Promise((resolve) => {
     const end = () => {
       clearTimeout(timer);
-      delete conn.sendPacket;
-      resolve({ ended: now(), cpu: cpu() - used, got: stamps.length, stamps });
+      stamped = () => {};
+      resolve({ ended: now(), cpu: cpu() - watched, got: stamps.length, stamps });
     };
     const timer = setTimeout(end, within * 1e3);
-    conn.sendPacket = () => {
-      stamps.push(now());
-      if (stamps.length === packets) setImmediate(end);
+    stamped = () => {
+      if (stamps.length === packets) end();
     };
+    stamped();
   });
 }
 
@@ -232,6 +247,7 @@ const verbs = {
     return { packets: drainAll() };
   },
   emit,
+  watch,
   count,
   arrivals,
   async disconnect({ times, shared, own }) {
