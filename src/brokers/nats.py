@@ -1,7 +1,8 @@
 """The broker over core NATS: `nats://` and `tls://`, one or several servers separated by commas.
 
 A subject is a NATS subject, verbatim. The connection is `nats_link.Link`; this module reads the URL and keeps
-what outlives a link: the subjects, what was received, and the task that makes the next link.
+what outlives a link: the subjects, what was received, and the task that makes the next link, to the same server or
+to the next one (`nats_servers`). How a subscription holds in a whole cluster: `nats_reach`.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from typing import Any, ClassVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from roomcast.brokers.nats_link import Link, Publishing
+from roomcast.brokers.nats_servers import Servers
 from roomcast.core.arrivals import Arrivals
 from roomcast.core.broker import BrokerConfig, Delivery, Gap, Guarantees, Log, Order, Subject
 from roomcast.core.errors import (
@@ -44,21 +46,23 @@ _SEED = re.compile(r"^[ \t]*(SU[A-Z2-7]{56})[ \t\r]*$", re.MULTILINE)
 class NatsBroker:
     """Core NATS over one connection.
 
-    Order is FIFO per publishing node, across subjects. A publish resolves when the server has handled it: a
-    marker published behind it has come back. A cancelled publish was sent all the same. In a cluster of NATS
-    servers the barrier of `subscribe` is that of the server this node is connected to; interest reaches the
-    other servers within their own round trip.
+    Order is FIFO per publishing node, across subjects, through a cluster too: the messages of one account travel
+    between two of its servers over one connection. A publish resolves when the server in use has handled it: a
+    marker published behind it has come back. A cancelled publish was sent all the same. The barrier of `subscribe`
+    is that of the whole cluster, where its servers trace messages (`guarantees.barrier`).
     """
 
     parameters: ClassVar[frozenset[str]] = frozenset(
-        {"creds", "nkey_seed", "tls_ca", "tls_cert", "tls_key", "tls_hostname", "tls_handshake_first"}
+        {"creds", "nkey_seed", "tls_ca", "tls_cert", "tls_key", "tls_hostname", "tls_handshake_first", "gossip"}
     )
     log: Log | None = None
 
     def __init__(self, config: BrokerConfig) -> None:
         self._config = config
-        self._servers, self._options = _endpoints(config)
-        self._turn = random.randrange(len(self._servers))  # noqa: S311 - spreads nodes over servers
+        urls, self._options = _endpoints(config)
+        self._servers = Servers(urls)
+        self._server = self._servers.first
+        self._gossip = _flag(config.parameters, "gossip", default="1")
         self._subjects: dict[Subject, None] = {}
         self._arrivals = Arrivals(config.buffer, self._check_open)
         self._link: Link | None = None
@@ -173,18 +177,22 @@ class NatsBroker:
             else:
                 limit = min(self._config.max_payload, link.max_payload)
                 order: Order = "publisher" if link.ordered else "subject"
-                self.guarantees = replace(self.guarantees, order=order, max_payload=limit)
+                self.guarantees = replace(self.guarantees, order=order, max_payload=limit, barrier=link.scope)
                 self._link = link
                 return
 
     async def _open(self, timeout: float) -> Link:
         """A link to the next server, with all subjects heard."""
-        link = Link(self._config, self._deliver, self._on_lost)
+        link = Link(self._config, self._deliver, self._on_lost, self._arrivals.gap)
         opened = False
         try:
-            server = self._servers[self._turn % len(self._servers)]
-            self._turn += 1
-            await link.open(server, self._options | self._login(), timeout)
+            server = self._servers.following()
+            options = self._options | self._login()
+            if server.name is not None:
+                options.setdefault("tls_hostname", server.name)
+            self._server = server
+            await link.open(server.url, options, timeout)
+            self._learn(link)
             while missing := [subject for subject in self._subjects if subject not in link.subjects]:
                 if refused := await link.subscribe(missing):
                     refusal = _refusal(refused)
@@ -197,6 +205,10 @@ class NatsBroker:
         finally:
             if not opened:
                 await link.discard()
+
+    def _learn(self, link: Link) -> None:
+        if self._gossip:
+            self._servers.learn(link.others, self._server)
 
     def _login(self) -> dict[str, Any]:
         """The files are read for each link: they may have been renewed, or be half written just now."""
@@ -213,6 +225,7 @@ class NatsBroker:
             await self._break.wait()
             self._break.clear()
             if (broken := self._broken) is not None:
+                self._learn(broken)
                 await broken.discard()
                 self._broken = None
             failures = 0 if loop.time() - since > _SETTLED else failures + 1
@@ -228,7 +241,7 @@ class NatsBroker:
                         _logger.warning("Trying to restore the link: %s", said)
             since, said = loop.time(), ""
             self._arrivals.gap(Gap("reconnected"))
-            _logger.info("Connected to NATS again.")
+            _logger.info("Connected to NATS again, at %s.", self._server.url)
 
     def _on_lost(self, link: Link, reason: Exception) -> None:
         if link is not self._link:
@@ -236,7 +249,7 @@ class NatsBroker:
         self._link, self._broken = None, link
         self._arrivals.gap(Gap("disconnected", ongoing=True))
         self._break.set()
-        _logger.warning("The connection to NATS was lost: %s", reason)
+        _logger.warning("The connection to NATS at %s was lost: %s", self._server.url, reason)
 
     def _deliver(self, subject: Subject, payload: bytes) -> None:
         self._arrivals.put(Delivery(subject, payload))
@@ -357,8 +370,8 @@ def _passphrase() -> str:
     raise ConfigurationError("tls_key is encrypted: it must be a key without a passphrase.")
 
 
-def _flag(parameters: Mapping[str, str], name: str) -> bool:
-    text = parameters.get(name, "0").lower()
+def _flag(parameters: Mapping[str, str], name: str, default: str = "0") -> bool:
+    text = parameters.get(name, default).lower()
     if text in ("1", "true", "yes", "on"):
         return True
     if text in ("0", "false", "no", "off", ""):

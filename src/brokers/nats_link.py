@@ -7,6 +7,8 @@ Everything rests on the **echo**: a marker published to a subject that only this
 handles what one connection sends in order, so a marker that comes back proves that it has handled all that
 was sent before: publishes (rule 5) and subscriptions (rule 2). A marker that does not come back is a dead
 link (rule 12), whatever the library believes: its read loop can end while `is_connected` stays true.
+
+An echo answers for one server. In a cluster, a barrier is a probe through all of them: see `nats_reach`.
 """
 
 import asyncio
@@ -17,8 +19,10 @@ from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol, cast
+from urllib.parse import ParseResult
 
-from roomcast.core.broker import BrokerConfig, Position, Subject
+from roomcast.brokers.nats_reach import Reach
+from roomcast.core.broker import Barrier, BrokerConfig, Gap, Position, Subject
 from roomcast.core.errors import (
     BrokerClosed,
     BrokerError,
@@ -42,6 +46,8 @@ _CHUNK = 256
 """Publishes, or subscriptions, written without giving other tasks a turn."""
 _BEAT, _GRACE = 0.7, 0.2
 """Parts of a heartbeat: between two echoes and for each to come back; and more, for a loop that was busy."""
+_LOOK = 0.3
+"""Part of the time to connect that the other servers of a cluster get to answer; its own gets as much again."""
 _PATIENCE = 3
 """How many such waits an echo may take while other messages arrive: it only stands in the queue."""
 _QUEUE = "_pending_queue"
@@ -53,6 +59,11 @@ class _Client(Client):
     """nats-py's client, with two holes closed."""
 
     secure = False
+
+    @property
+    def info(self) -> Mapping[str, object]:
+        """What the server says of itself."""
+        return self._server_info
 
     def _connect_command(self) -> bytes:
         # The library turns to TLS only if the server offers it: a tls:// URL must not end in plain text.
@@ -71,15 +82,20 @@ class _Nats(Protocol):
     secure: bool
 
     @property
+    def info(self) -> Mapping[str, object]: ...
+    @property
+    def discovered_servers(self) -> list[ParseResult]: ...
+    @property
     def max_payload(self) -> int: ...
     @property
     def last_error(self) -> Exception | None: ...
     async def connect(self, **options: Any) -> None: ...
-    async def publish(self, subject: str, payload: bytes, /) -> None: ...
+    async def publish(self, subject: str, payload: bytes, /, *, headers: Mapping[str, str] | None = None) -> None: ...
     async def subscribe(
         self,
         subject: str,
         *,
+        queue: str = "",
         cb: Callable[[Msg], Coroutine[Any, Any, None]] | None = None,
         pending_bytes_limit: int,
     ) -> Subscription: ...
@@ -111,13 +127,17 @@ class Link:
         config: BrokerConfig,
         deliver: Callable[[Subject, bytes], None],
         on_lost: Callable[["Link", Exception], None],
+        tell: Callable[[Gap], None],
     ) -> None:
         node = re.sub(r"[^A-Za-z0-9_-]", "_", config.node)
         self._echo = Subject(f"{config.prefix}.echo.{node}.{secrets.token_hex(6)}")
+        self._probe = Subject(f"{config.prefix}.probe")
         self._name = f"{config.prefix} {config.node}"
         self._heartbeat = config.heartbeat
         self._deliver = deliver
         self._on_lost: Callable[[Link, Exception], None] | None = on_lost
+        self._tell = tell
+        self._reach: Reach | None = None
         self._client = cast("_Nats", _Client())
         self._inflow = _Inflow(self._take)
         self._subscriptions: dict[Subject, Subscription] = {}
@@ -141,6 +161,16 @@ class Link:
         """What this link has subscribed to."""
         return self._subscriptions.keys()
 
+    @property
+    def others(self) -> list[str]:
+        """URLs of the cluster's servers, as this one has named them so far."""
+        return [url.geturl() for url in self._client.discovered_servers]
+
+    @property
+    def scope(self) -> Barrier:
+        """How far its barrier reaches."""
+        return "cluster" if self._reach is None else self._reach.scope
+
     async def open(self, server: str, options: Mapping[str, Any], timeout: float) -> None:
         """Connect to one server and hear the first echo, or raise `BrokerUnavailable`."""
         self._client.secure = server.startswith("tls://")
@@ -163,6 +193,7 @@ class Link:
                 self.max_payload = self._client.max_payload
                 await self._listen(self._echo)
                 await self.barrier()
+                await self._look_around(timeout * _LOOK)
         except BrokerError:
             raise
         except Exception as exc:  # noqa: BLE001 - rule 13; what a library raises here is open-ended
@@ -206,12 +237,30 @@ class Link:
                     await subscription.unsubscribe()
 
     async def barrier(self) -> None:
-        """Return once the server has handled all that was sent before."""
+        """Return once every server of the cluster has handled all that was sent before."""
         echoed = False
         with self._losing():
-            echoed = await (await self._send_marker())
+            if self._reach is not None and self._reach.beyond:
+                await self._reach.everywhere(2 * self._heartbeat)
+                echoed = not self.lost
+            else:
+                echoed = await (await self._send_marker())
         if not echoed:
             raise BrokerUnavailable("The connection to NATS was lost.", broker="nats") from self._said
+
+    async def _look_around(self, patience: float) -> None:
+        """Meet the other servers: each hands the probes of all links to one of its own nodes, in a queue group.
+
+        What comes back shows that this server knows all that the others have subscribed to so far.
+        """
+        info = self._client.info
+
+        async def send(headers: Mapping[str, str]) -> None:
+            await self._client.publish(self._probe, b"", headers=headers)
+
+        self._reach = Reach(info, self._echo, send, self._tell)
+        await self._listen(self._probe, queue=str(info.get("server_id", "")))
+        await self._reach.everywhere(patience, opening=True)
 
     async def flush(self, timeout: float) -> None:
         """Wait until all publishes are confirmed, at most so many seconds (rule 11)."""
@@ -228,6 +277,8 @@ class Link:
             return
         self.lost = True
         self._said = reason
+        if self._reach is not None:
+            self._reach.lose()
         for task in self._tasks:
             task.cancel()
         for echo in self._echoes.values():
@@ -275,17 +326,19 @@ class Link:
             with suppress(AttributeError):  # of CPython 3.11's TLS transport, when it was closed twice before
                 writer.transport.abort()
 
-    async def _listen(self, subject: Subject) -> None:
+    async def _listen(self, subject: Subject, queue: str = "") -> None:
         # The library's count of bytes is only ever lowered by its own readers: 0 switches that limit off.
         cb = None if self.ordered else self._take_later
-        subscription = await self._client.subscribe(subject, cb=cb, pending_bytes_limit=0)
+        subscription = await self._client.subscribe(subject, queue=queue, cb=cb, pending_bytes_limit=0)
         if self.ordered and not hasattr(subscription, _QUEUE):
             self.ordered = False  # a later nats-py: one task per subscription, and no order across them
             await subscription.unsubscribe()
-            subscription = await self._client.subscribe(subject, cb=self._take_later, pending_bytes_limit=0)
+            subscription = await self._client.subscribe(
+                subject, queue=queue, cb=self._take_later, pending_bytes_limit=0
+            )
         if self.ordered:
             setattr(subscription, _QUEUE, self._inflow)
-        if subject != self._echo:
+        if subject not in {self._echo, self._probe}:
             self._subscriptions[subject] = subscription
 
     async def _take_later(self, message: Msg) -> None:
@@ -300,8 +353,11 @@ class Link:
             self._deliver(Subject(message.subject), message.data)
         elif message.data == self._marker:
             self._confirm()
-        elif (echo := self._echoes.pop(message.data, None)) is not None and not echo.done():
-            echo.set_result(True)
+        elif (echo := self._echoes.pop(message.data, None)) is not None:
+            if not echo.done():
+                echo.set_result(True)
+        elif self._reach is not None:
+            self._reach.read(message.data)
 
     def _confirm(self) -> None:
         for subject, future in self._marked:
@@ -374,6 +430,8 @@ class Link:
             while True:
                 await asyncio.sleep(wait)
                 echo = await self._send_marker()
+                if self._reach is not None:
+                    await self._reach.look()
                 for _ in range(_PATIENCE):
                     before = self._arrivals
                     await asyncio.wait((echo,), timeout=wait)

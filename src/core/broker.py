@@ -48,6 +48,8 @@ Subject = NewType("Subject", str)
 
 Order = Literal["subject", "publisher", "total"]
 
+Barrier = Literal["server", "cluster"]
+
 GapReason = Literal["disconnected", "reconnected", "overflow", "missed", "given_up", "trimmed"]
 
 
@@ -100,7 +102,10 @@ class Guarantees:
 
     Attributes:
         order: see rule 9.
-        confirmed: `publish` resolves only when the broker itself has the message.
+        confirmed: `publish` resolves only when the broker itself has the message: the server in use, where the
+            broker is a cluster of several.
+        barrier: how far rule 2 reaches: to publishes through any server of the broker, or ("server") only to
+            those through the one in use, and to the others some moments later.
         max_payload: largest payload in bytes. Final once `start` has returned.
         echo: a subscribed node receives its own publications.
         partitions: None when a subject per room is cheap; else the fixed number of subjects that rooms hash
@@ -112,6 +117,7 @@ class Guarantees:
     max_payload: int
     echo: bool = True
     partitions: int | None = None
+    barrier: Barrier = "cluster"
 
 
 class Log(Protocol):
