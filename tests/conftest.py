@@ -4,19 +4,33 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.broker_clusters import SharedClusters
 from tests.services import SharedBrokers, name_of, required
 
 _shared = pytest.StashKey[SharedBrokers]()
+_clusters = pytest.StashKey[SharedClusters]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_shared] = SharedBrokers()
+    config.stash[_clusters] = SharedClusters()
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
         config.stash[_shared].share()  # once for all workers of pytest-xdist
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     config.stash[_shared].close()
+    config.stash[_clusters].close()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin the clusters that tests of this run are marked with: some take long to start."""
+    if config.getoption("collectonly"):
+        return
+    for item in items:
+        for mark in item.iter_markers("cluster"):
+            config.stash[_clusters].begin(*mark.args)
 
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
@@ -38,6 +52,12 @@ def shared_brokers(pytestconfig: pytest.Config) -> Iterator[SharedBrokers]:
         pytestconfig, "workerinput"
     ):  # what this process started; pytest-xdist ends it without pytest_unconfigure
         shared.close()
+
+
+@pytest.fixture(scope="session")
+def shared_clusters(pytestconfig: pytest.Config) -> SharedClusters:
+    """The clusters of this run: `shared_clusters.urls("nats" | "amqp")`, to use, never to break."""
+    return pytestconfig.stash[_clusters]
 
 
 @pytest.fixture

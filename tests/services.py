@@ -78,10 +78,11 @@ class Server:
     answer: ClassVar[Sequence[bytes]]
     patience: ClassVar[float] = 10.0
 
-    def __init__(self, *config: str) -> None:
+    def __init__(self, *config: str, home: Path | None = None) -> None:
         self.config = config
         self.port = free_port()
         self.starts = 0
+        self._home = home
         self._process: subprocess.Popen[bytes] | None = None
         self._directory: tempfile.TemporaryDirectory[str] | None = None
 
@@ -102,6 +103,10 @@ class Server:
 
     @property
     def directory(self) -> Path:
+        """Where the server lives: a temporary directory of its own, unless it was given a home."""
+        if self._home is not None:
+            self._home.mkdir(parents=True, exist_ok=True)
+            return self._home
         if self._directory is None:
             self._directory = tempfile.TemporaryDirectory(prefix=f"roomcast-{self.scheme}-")
         return Path(self._directory.name)
@@ -171,6 +176,7 @@ class Server:
                 start_new_session=True,
             )
         self.starts += 1
+        (self.directory / "server.pid").write_text(str(self._process.pid))
         deadline = time.monotonic() + self.patience
         while not speaks("127.0.0.1", self.port, self.hello, self.answer):
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -187,6 +193,12 @@ class Server:
             self._process.kill()
         self._process.wait(10)
         self._process = None
+
+    def leave(self) -> None:
+        """Forget the process: it goes on, and somebody else ends it by its `server.pid`."""
+        if self._process is not None:
+            self._process.returncode = 0  # or subprocess warns that it still runs
+            self._process = None
 
     def remove(self) -> None:
         """Kill the server and delete its directory."""
@@ -249,7 +261,8 @@ class RabbitServer(Server):
     """A RabbitMQ node of its own name; `config` are lines of rabbitmq.conf. Takes some seconds to start.
 
     The script is told that it runs under systemd, because then it becomes the Erlang machine (`exec`) instead
-    of its parent: the pid is the one to kill. epmd, which all Erlang nodes of a machine share, is left alone.
+    of its parent: the pid is the one to kill. epmd, which all Erlang nodes of a machine share, is left alone; a node
+    may be given the port of another one.
     """
 
     name = "RabbitMQ"
@@ -262,9 +275,10 @@ class RabbitServer(Server):
     # Debian's /usr/sbin/rabbitmq-server changes the user and drops the environment; these do not.
     _scripts: ClassVar[Sequence[str]] = ("/usr/lib/rabbitmq/bin", "/opt/rabbitmq/sbin", "/usr/local/sbin")
 
-    def __init__(self, *config: str) -> None:
-        super().__init__(*config)
+    def __init__(self, *config: str, home: Path | None = None, epmd_port: int | None = None) -> None:
+        super().__init__(*config, home=home)
         self.dist_port = free_port()
+        self.epmd_port = epmd_port
         self.node = f"roomcast{self.port}@localhost"
 
     @classmethod
@@ -299,6 +313,7 @@ class RabbitServer(Server):
             "RABBITMQ_CONF_ENV_FILE": str(home / "env.conf"),
             "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "enabled_plugins"),
+            **({"ERL_EPMD_PORT": str(self.epmd_port)} if self.epmd_port else {}),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 -kernel inet_dist_use_interface {127,0,0,1}",
         }
 

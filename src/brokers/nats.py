@@ -234,11 +234,18 @@ class NatsBroker:
                     delay = min(_LONGEST_DELAY, _DELAY * 2 ** min(rounds - 1, 16))
                     await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
                 try:
-                    self._link = await self._open(self._config.connect_timeout)
+                    link = await self._open(self._config.connect_timeout)
                 except BrokerUnavailable as exc:
+                    if self._closed:
+                        return  # `wait_for` of CPython 3.11, in the library, can swallow the cancellation
                     failures += 1
                     if said != (said := str(exc)):
                         _logger.warning("Trying to restore the link: %s", said)
+                else:
+                    if self._closed:
+                        await link.discard()
+                        return
+                    self._link = link
             since, said = loop.time(), ""
             self._arrivals.gap(Gap("reconnected"))
             _logger.info("Connected to NATS again, at %s.", self._server.url)

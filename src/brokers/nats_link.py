@@ -260,7 +260,7 @@ class Link:
 
         self._reach = Reach(info, self._echo, send, self._tell)
         await self._listen(self._probe, queue=str(info.get("server_id", "")))
-        await self._reach.everywhere(patience, opening=True)
+        await self._reach.meet(patience)
 
     async def flush(self, timeout: float) -> None:
         """Wait until all publishes are confirmed, at most so many seconds (rule 11)."""

@@ -19,6 +19,8 @@ _logger = logging.getLogger(__name__)
 
 _TRIES = 8
 """How often a probe is sent before the patience of a call ends."""
+_SETTLE, _PAUSE = 0.25, 0.02
+"""Seconds that the first node on a server looks for others, and between two looks."""
 _VERSION = re.compile(r"(\d+)\.(\d+)\.")
 
 
@@ -44,7 +46,7 @@ class Reach:
         self._send = send
         self._tell = tell
         version = _VERSION.match(str(info.get("version", "")))
-        numbers = (int(version[1]), int(version[2])) if version else (0, 0)
+        numbers = [int(number) for number in version.groups()] if version else []
         self._able = self._traces = bool(info.get("headers")) and numbers >= FIRST_TRACING
         self._clustered = bool(info.get("cluster"))
         self._name = str(info.get("server_name", ""))
@@ -67,6 +69,23 @@ class Reach:
         """Send a probe without waiting for it: a server that stood alone may have got a leaf node meanwhile."""
         if self._able:
             await self._send(self._probes.begin(self._echo)[1])
+
+    async def meet(self, patience: float) -> None:
+        """What a new link begins with: meet the servers behind its own, or find that they cannot be asked (rule 4).
+
+        Where the own server is the only one that reports, it may just have started, or a node on another server may
+        just be starting: a little later, what is missing between them is there.
+        """
+        if not self._traces:
+            if self._clustered:
+                self._warn("is too old to trace messages (2.11 is the first that does)")
+            return
+        loop = asyncio.get_running_loop()
+        until = loop.time() + min(_SETTLE, patience)
+        await self.everywhere(patience, opening=True)
+        while self.beyond and not (self._others or self._lost) and loop.time() < until:
+            await asyncio.sleep(_PAUSE)
+            await self.everywhere(patience, opening=True)
 
     async def everywhere(self, patience: float, *, opening: bool = False) -> None:
         """Return once all that was sent before is handled everywhere (rules 1 to 3), or the link is lost.
@@ -92,7 +111,9 @@ class Reach:
                     return
                 if self._name in probe.missing:
                     if opening and loop.time() >= deadline + patience:
-                        self._stop_tracing()
+                        self._traces = False  # until a report comes after all
+                        if self._clustered:
+                            self._warn("does not trace messages (has it no system account?)")
                         return
                 elif loop.time() >= deadline:
                     self._give_up(probe, patience)
@@ -131,14 +152,13 @@ class Reach:
         for news in self._news:
             news.set()
 
-    def _stop_tracing(self) -> None:
-        self._traces = False  # until a report comes after all
-        if self._clustered:
-            _logger.warning(
-                "NATS server %s does not trace messages: subscriptions reach the other servers of its cluster some "
-                "moments after `subscribe` returns.",
-                self._name,
-            )
+    def _warn(self, why: str) -> None:
+        _logger.warning(
+            "NATS server %s %s: subscriptions reach the other servers of its cluster some moments after `subscribe` "
+            "returns.",
+            self._name,
+            why,
+        )
 
     def _give_up(self, probe: Probe, patience: float) -> None:
         for name in sorted(probe.missing - self._probes.silent):

@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-FIRST_TRACING: Final = (2, 11)
+FIRST_TRACING: Final = [2, 11]
 """The version of NATS that began to report."""
 _PROBE = "Roomcast-Probe"
 _HOP = "Nats-Trace-Hop"
@@ -35,7 +35,9 @@ class _Server(msgspec.Struct):
     name: str = ""
 
 
-class _Step(msgspec.Struct):
+class Step(msgspec.Struct):
+    """What one server did with a probe: here, passed it on to another one, or could not."""
+
     type: str = ""
     kind: int = 0
     hop: str = ""
@@ -46,7 +48,7 @@ class _Step(msgspec.Struct):
 class _Report(msgspec.Struct):
     request: _Request
     server: _Server = msgspec.field(default_factory=_Server)
-    events: list[_Step] = []
+    events: list[Step] = []
 
 
 _decode = msgspec.json.Decoder(_Report).decode
@@ -78,7 +80,7 @@ class Probe:
         """Whether all have reported (rules 2 and 4)."""
         return self.missing <= silent
 
-    def add(self, hop: str, steps: list[_Step]) -> None:
+    def add(self, hop: str, steps: list[Step]) -> None:
         """Take in one report; reports come in any order."""
         self._reported.add(hop)
         for step in steps:

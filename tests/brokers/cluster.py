@@ -96,8 +96,12 @@ class Node:
 class Cluster:
     """Makes nodes that share a broker, and closes them.
 
+    Args:
+        url: of the broker, or of its servers, when it is a cluster: the nodes take them in turn.
+
     Attributes:
         link: what stands between the broker and nodes made with `linked=True`; None for a broker without one.
+        url: of the broker, or of the first of its servers.
         prefix: random, at the head of every subject here.
         nodes: every node made so far.
         scale: how large the loads of checks are, 1.0 for full size.
@@ -106,7 +110,7 @@ class Cluster:
     def __init__(
         self,
         make: MakeBroker,
-        url: str,
+        url: str | Sequence[str],
         *,
         link: Link | None = None,
         parameters: Mapping[str, str] | None = None,
@@ -115,7 +119,8 @@ class Cluster:
         scale: float = 1.0,
     ) -> None:
         self.make = make
-        self.url = url
+        self._urls = (url,) if isinstance(url, str) else tuple(url)
+        self.url = self._urls[0]
         self.prefix = f"t{uuid4().hex[:12]}"
         self.patience = patience
         self.scale = scale
@@ -133,7 +138,7 @@ class Cluster:
     def unstarted(self, *, linked: bool = False, **changes: Any) -> Node:
         """A node that is not started; `changes` are fields of its `BrokerConfig`."""
         settings: dict[str, Any] = {
-            "url": self.link.url if linked else self.url,
+            "url": self.link.url if linked else self._urls[len(self.nodes) % len(self._urls)],
             "parameters": self._parameters,
             "prefix": self.prefix,
             "node": f"n{len(self.nodes)}",

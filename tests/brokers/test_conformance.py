@@ -6,7 +6,7 @@ is worth is shown in `test_conformance_teeth.py`.
 
 import gc
 import importlib.metadata
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import cast
 from uuid import uuid4
@@ -15,13 +15,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.broker_clusters import SharedClusters
 from tests.brokers import checks_delivery, checks_link
 from tests.brokers.cluster import Check, Cluster, MakeBroker, closing
 from tests.redis_groups import proxy_before
 from tests.services import SharedBrokers, unavailable
 
-LINKED = ("redis", "nats", "amqp", "redis+sentinel")
+CLUSTERED = {"nats cluster": "nats"}
+LINKED = ("redis", "nats", "amqp", "redis+sentinel", *CLUSTERED)
 SCHEMES = ("memory", "memory+log", *LINKED, "embedded")
+
+
+def schemes(names: Iterable[str]) -> pytest.MarkDecorator:
+    """One test for each; those of a cluster are marked, so that it begins to start in time."""
+    marks = {name: pytest.mark.cluster(scheme) for name, scheme in CLUSTERED.items()}
+    return pytest.mark.parametrize("scheme", [pytest.param(name, marks=marks.get(name, ())) for name in names])
 
 
 def broker_class(scheme: str) -> MakeBroker:
@@ -42,10 +50,17 @@ def check_name(check: Check) -> str:
     return check.__name__
 
 
+def servers(scheme: str, brokers: SharedBrokers, clusters: SharedClusters) -> list[str]:
+    """A URL for each server of the broker under test; the nodes of a check take them in turn."""
+    return clusters.urls(CLUSTERED[scheme]) if scheme in CLUSTERED else [brokers.url(scheme)]
+
+
 @pytest.fixture
-async def cluster(scheme: str, shared_brokers: SharedBrokers, tmp_path: Path) -> AsyncIterator[Cluster]:
+async def cluster(
+    scheme: str, shared_brokers: SharedBrokers, shared_clusters: SharedClusters, tmp_path: Path
+) -> AsyncIterator[Cluster]:
     """A cluster of the broker under test, with nothing between it and its nodes."""
-    make = broker_class(scheme)
+    make = broker_class(CLUSTERED.get(scheme, scheme))
     name = f"t{uuid4().hex[:12]}"
     match scheme:
         case "memory" | "memory+log":
@@ -53,19 +68,19 @@ async def cluster(scheme: str, shared_brokers: SharedBrokers, tmp_path: Path) ->
         case "embedded":
             made = Cluster(make, f"embedded://{name}", parameters={"dir": str(tmp_path)}, inner=broker_class("nats"))
         case _:
-            made = Cluster(make, shared_brokers.url(scheme))
+            made = Cluster(make, servers(scheme, shared_brokers, shared_clusters))
     async with closing(made):
         yield made
     gc.collect()  # what was not closed is told here, not in a later test
 
 
 @pytest.mark.parametrize("check", checks_delivery.CHECKS, ids=check_name)
-@pytest.mark.parametrize("scheme", SCHEMES)
+@schemes(SCHEMES)
 async def test_delivery(cluster: Cluster, check: Check) -> None:
     await check(cluster)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@schemes(SCHEMES)
 @given(schedule=st.lists(st.tuples(st.integers(0, 7), st.sampled_from(["await", "yield", "go on"])), max_size=80))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_any_schedule_of_publishes_is_in_order(cluster: Cluster, schedule: list[tuple[int, str]]) -> None:
@@ -74,17 +89,24 @@ async def test_any_schedule_of_publishes_is_in_order(cluster: Cluster, schedule:
 
 
 @pytest.fixture
-async def linked(scheme: str, shared_brokers: SharedBrokers) -> AsyncIterator[Cluster]:
-    """A cluster of the broker under test, with a proxy before those nodes that ask for one."""
-    make = broker_class(scheme)
-    url = shared_brokers.url(scheme)
-    async with proxy_before(url) as proxy, closing(Cluster(make, url, link=proxy)) as made:
+async def linked(scheme: str, shared_brokers: SharedBrokers, shared_clusters: SharedClusters) -> AsyncIterator[Cluster]:
+    """A cluster of the broker under test, with a proxy before those nodes that ask for one.
+
+    They have no other way than the proxy: a server that told them of others would spoil the fault.
+    """
+    make = broker_class(CLUSTERED.get(scheme, scheme))
+    first, *others = servers(scheme, shared_brokers, shared_clusters)
+    parameters = {"gossip": "0"} if scheme == "nats cluster" else {}
+    async with (
+        proxy_before(first) as proxy,
+        closing(Cluster(make, [*others, first], link=proxy, parameters=parameters)) as made,
+    ):
         yield made
     gc.collect()
 
 
 @pytest.mark.fault
 @pytest.mark.parametrize("check", checks_link.CHECKS, ids=check_name)
-@pytest.mark.parametrize("scheme", LINKED)
+@schemes(LINKED)
 async def test_link(linked: Cluster, check: Check) -> None:
     await check(linked)
