@@ -32,6 +32,9 @@ QUICK = ("roomcast-redis", "roomcast-nats", "roomcast-amqp", "python-socketio-re
 OTHER_WS = ("websockets", "wsproto")
 """The websocket implementations that uvicorn does not choose by itself where `websockets` is installed."""
 
+WARM = 20
+"""Events before anything is measured: subscriptions take effect, buffers grow, code is compiled."""
+
 MODES = ("burst", "paced")
 
 
@@ -74,6 +77,7 @@ async def measure_with(
         courses = [Course(entrant, settings) for entrant in entrants]
         for course in courses:
             await course.start(stack)
+            await course.burst(10.0, WARM)
         for case in cases:
             for _, course in interleave(courses, plan.rounds):
                 figures = await (course.burst() if case["mode"] == "burst" else course.paced())

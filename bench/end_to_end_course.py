@@ -1,6 +1,7 @@
 """Two nodes of a contestant and the clients of both, up and connected, for end-to-end measurements to run on."""
 
 import asyncio
+import statistics
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -13,9 +14,6 @@ from bench.processes import Process, ProcessFailed
 
 MOST = 8000
 """Clients of one load process: a process may usually open not many more files."""
-
-_WARM = 20
-"""Events before anything is measured: subscriptions take effect, buffers grow, code is compiled."""
 
 Figures = dict[str, float]
 
@@ -82,6 +80,7 @@ class Course:
     Attributes:
         settings: what it was made with.
         connecting: seconds it took to connect the clients.
+        connecting_cpu: seconds of CPU that both nodes together used meanwhile.
         growth: bytes that both nodes together grew by meanwhile.
     """
 
@@ -89,6 +88,7 @@ class Course:
         self.entrant = entrant
         self.settings = settings
         self.connecting = 0.0
+        self.connecting_cpu = 0.0
         self.growth = 0.0
         self.nodes: Sequence[Process] = ()
         self._loads: Sequence[Process] = ()
@@ -96,7 +96,7 @@ class Course:
         self._emitted = 0
 
     async def start(self, stack: AsyncExitStack) -> None:
-        """Start the processes, which end with the stack, connect the clients and warm up."""
+        """Start the processes, which end with the stack, and connect the clients."""
         settings, channel = self.settings, new_channel()
         shares = _shares(settings.clients, -(-settings.clients // MOST))
         argv = [sys.executable, "-m", "bench.load", str(settings.events), str(settings.size)]
@@ -115,7 +115,7 @@ class Course:
                         ("127.0.0.1", place["port"], count)
                         for place, count in zip(started, _shares(share, len(started)), strict=True)
                     ],
-                    concurrency=50,
+                    concurrency=100 // len(shares),
                     timeout=240,
                     patience=250,
                 )
@@ -123,9 +123,9 @@ class Course:
             )
         )
         self.connecting = max(float(one["seconds"]) for one in connected)
-        self.growth = (await self._usage())["resident"] - before["resident"]
+        after = await self._usage()
+        self.growth, self.connecting_cpu = (after[name] - before[name] for name in ("resident", "cpu"))
         await asyncio.sleep(1)  # some contestants have no way to wait for their subscriptions
-        await self.burst(10.0, _WARM)
 
     async def burst(self, seconds: float | None = None, limit: int | None = None) -> Figures:
         """Emit as fast as the bound allows; lost, duplicated and reordered are those of all runs so far.
@@ -161,22 +161,34 @@ class Course:
         latencies = {f"{name}_ms": float(seen[name] or 0) * 1e3 for name in ("p50", "p99")}
         return latencies | await self._costs(before, seen, count * settings.clients)
 
-    async def broadcast(self) -> Figures:
-        """Emit one event to everyone, watching how late the nodes' event loops are; seconds are in milliseconds."""
+    async def broadcasts(self, count: int) -> Figures:
+        """Emit events to everyone, each when the last client has the one before.
+
+        Returns:
+            The median time until the last client has an event, and how late the event loop of the slower node was over
+            all of them: the worst, and the 99th percentile.
+
+        Raises:
+            ProcessFailed: as `burst`.
+        """
         await asyncio.gather(*(load.ask("run", credit=self._credit, every=0, timed=True) for load in self._loads))
         await asyncio.gather(*(node.ask("lag", on=True) for node in self.nodes))
         before = await self._usage()
-        first = self._emitted
-        times = (await self.nodes[0].ask("paced", first=first, count=1, rate=1))["times"]
-        self._emitted += 1
-        seen = await self._settle(first=first, times=times)
+        last: list[float] = []
+        seen: list[dict[str, Any]] = []
+        for _ in range(count):
+            first = self._emitted
+            times = (await self.nodes[0].ask("paced", first=first, count=1, rate=1))["times"]
+            self._emitted += 1
+            seen = await self._settle(first=first, times=times)
+            last.append(max(float(one["last"] or 0) for one in seen))
         lags = await asyncio.gather(*(node.ask("lag", on=False) for node in self.nodes))
         after = await self._usage()
         return {
-            "last_ms": max(float(one["last"] or 0) for one in seen) * 1e3,
+            "last_ms": statistics.median(last) * 1e3,
             "lag_max_ms": max(float(lag["max"]) for lag in lags) * 1e3,
             "lag_p99_ms": max(float(lag["p99"]) for lag in lags) * 1e3,
-            "server_us_per_delivery": (after["cpu"] - before["cpu"]) / self.settings.clients * 1e6,
+            "server_us_per_delivery": (after["cpu"] - before["cpu"]) / (count * self.settings.clients) * 1e6,
             **_wrong(seen),
         }
 

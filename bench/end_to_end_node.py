@@ -118,6 +118,7 @@ class Node:
 
     async def _do_lag(self, *, on: bool) -> dict[str, Any]:
         if self._probe is not None:
+            await asyncio.sleep(2 * _PROBE)  # there is one look at least
             self._probe.cancel()
             self._probe = None
         lags, self._lags = self._lags, []

@@ -254,7 +254,6 @@ class Load:
         latencies = sorted(
             at - emitted for number, emitted in enumerate(times, first) for at in self._arrivals.get(number, ())
         )
-        self._timed = False
         answer(
             {
                 "ended": self._last,

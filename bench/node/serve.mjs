@@ -106,7 +106,8 @@ const verbs = {
     }
     return { times };
   },
-  lag({ on }) {
+  async lag({ on }) {
+    if (!on) await sleep(2 * PROBE * 1e3); // there is one look at least
     clearTimeout(probe);
     const ordered = lags.sort((a, b) => a - b);
     lags = [];
