@@ -33,8 +33,8 @@ _logger = logging.getLogger(__name__)
 
 _FLUSH = 1.0
 """Seconds that `aclose` waits for the confirmation of what was accepted."""
-_DELAY, _LONGEST_DELAY = 0.05, 0.3
-"""Seconds between attempts to reconnect: the second attempt's, and the cap."""
+_DELAY, _LONGEST_DELAY = 0.05, 0.15
+"""Seconds between attempts to reconnect: the second attempt's, and the cap; publishers wait for the log meanwhile."""
 _SETTLED = 1.0
 """Seconds a link must have lived for the next one to be tried at once."""
 
@@ -44,10 +44,10 @@ Appending = asyncio.Future[Position | None]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry of a stream; without a subject when it is none of ours, or malformed."""
+    """An entry of a stream."""
 
     at: Place
-    subject: Subject | None
+    subject: Subject
     payload: bytes
 
 
@@ -75,18 +75,29 @@ class Intake:
             return
         if isinstance(news, Gap):
             self.backlog.gap(news)
-        if (subject := entry.subject) is None:
-            self.skip(entry.at)
-        elif subject in self.subjects or self.config.everything:
-            self.backlog.put(Delivery(subject, entry.payload, self.position(stream, entry.at)))
+        if entry.subject in self.subjects or self.config.everything:
+            self.backlog.put(Delivery(entry.subject, entry.payload, self.position(stream, entry.at)))
 
-    def skip(self, at: Place) -> None:
-        """Say once that something in the log is not ours; it is never read again."""
+    def skip(self, stream: int, mark: str, offset: int | None = None) -> None:
+        """Pass over what is not of roomcast, for good, and say so once.
+
+        Args:
+            stream: where it is.
+            mark: as in `Place`.
+            offset: when it has one: then it counts among the entries.
+        """
+        place = self.places.of(stream)
+        if offset is not None:
+            news = self.places.read(stream, Place(place.epoch, offset, mark))
+            if isinstance(news, Gap):
+                self.backlog.gap(news)
+        else:
+            self.places.move(stream, mark)
         if not self._foreign:
             self._foreign = True
             _logger.warning(
                 "Entry %s of the log under %s is not of roomcast and is passed over; later ones are not logged.",
-                at.mark or at.offset,
+                mark or offset,
                 self.config.prefix,
             )
 
@@ -277,13 +288,10 @@ class LogBroker:
                 raise ReplayUnavailable(text, reason="epoch_changed")
             async with aclosing(link.replay(stream, view.end, view.time - seconds)) as pages:
                 async for page in pages:
-                    entries = [
+                    yield [
                         Delivery(entry.subject, entry.payload, self._intake.position(stream, entry.at))
                         for entry in page
-                        if entry.subject is not None
                     ]
-                    if entries:
-                        yield entries
 
     async def _connect(self) -> LogLink:
         """One attempt: a link that knows its streams and reads them from where this node is."""

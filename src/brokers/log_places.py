@@ -99,3 +99,7 @@ class Places:
             missed = -1
         self._places[stream] = at
         return Gap("trimmed", missed=missed) if missed > 0 else (Gap("trimmed") if missed else True)
+
+    def move(self, stream: int, mark: str) -> None:
+        """Pass over something that is no entry, and has no offset."""
+        self._places[stream] = replace(self.of(stream), mark=mark)

@@ -198,7 +198,7 @@ class Line:
                     self._refuse(exc)
                     continue
                 self.heard = True
-                if type(reply) is list:
+                if type(reply) is list and reply:
                     parts = cast("list[bytes]", reply)
                     if parts[0] == message:
                         deliver(parts[1], parts[2])
@@ -207,7 +207,7 @@ class Line:
                         continue
                 future = inflight.popleft()
                 if future is not None and not future.done():
-                    future.set_result(reply if future.__class__ is Answer else None)
+                    future.set_result(reply if isinstance(future, Answer) else None)
                 if self._full:
                     self._wake.set()
         except Exception as exc:  # noqa: BLE001 - whatever ends this loop ends the link, and says so

@@ -3,6 +3,9 @@
 from urllib.parse import urlsplit
 
 from roomcast.brokers.memory_log import memory_logs
+from roomcast.brokers.redis_link import pack
+from roomcast.brokers.redis_servers import ask, endpoint
+from roomcast.core.broker import BrokerConfig
 from tests.brokers.checks_log import Tamper
 from tests.brokers.cluster import Cluster
 
@@ -22,4 +25,37 @@ class MemoryTamper:
         memory_logs().pop(urlsplit(cluster.url).hostname or "").delete()
 
 
-TAMPERS: dict[str, Tamper] = {"memory+log": MemoryTamper()}
+class RedisTamper:
+    """A client of the same Redis."""
+
+    async def poison(self, cluster: Cluster) -> None:
+        for words in (
+            ("x", "y"),
+            ("s", "a", "p", "b"),
+            ("s", "a", "p", "b", "n", "nonsense"),
+            ("s", "a", "p", "b", "n", "abc-x1"),
+            ("p", "a", "s", "b", "n", "abc-1"),
+            ("s", "a", "p", "b", "n", "abc-1", "z", "1"),
+        ):
+            await redis_command(cluster, "XADD", f"{cluster.prefix}:log:0", "*", *words)
+
+    async def trim(self, cluster: Cluster, count: int) -> bool:
+        length = await redis_command(cluster, "XLEN", f"{cluster.prefix}:log:0")
+        await redis_command(cluster, "XTRIM", f"{cluster.prefix}:log:0", "MAXLEN", str(int(str(length)) - count))
+        return True
+
+    async def delete(self, cluster: Cluster) -> None:
+        await redis_command(cluster, "DEL", f"{cluster.prefix}:log", f"{cluster.prefix}:log:0")
+
+
+async def redis_command(cluster: Cluster, *words: str) -> object:
+    """What the cluster's Redis answers to one command."""
+    point = endpoint(BrokerConfig(cluster.url.replace("+streams", "", 1)))
+    (connection,) = await point.dial(["test"], within=5.0)
+    try:
+        return await ask(connection, pack(*(word.encode() for word in words)))
+    finally:
+        await connection.disconnect()
+
+
+TAMPERS: dict[str, Tamper] = {"memory+log": MemoryTamper(), "redis+streams": RedisTamper()}

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 
 from tests.broker_clusters import SharedClusters
 from tests.brokers import checks_delivery, checks_link
-from tests.brokers.cluster import Check, Cluster, MakeBroker, closing
+from tests.brokers.cluster import Check, Cluster, MakeBroker, closing, deleted
 from tests.redis_groups import proxy_before
 from tests.services import SharedBrokers, unavailable
 
 CLUSTERED = {"nats cluster": "nats"}
-LINKED = ("redis", "nats", "amqp", "redis+sentinel", *CLUSTERED)
+LOGS = ("redis+streams",)
+LINKED = ("redis", "nats", "amqp", "redis+sentinel", *CLUSTERED, *LOGS)
 SCHEMES = ("memory", "memory+log", *LINKED, "embedded")
 
 
@@ -52,7 +53,9 @@ def check_name(check: Check) -> str:
 
 def servers(scheme: str, brokers: SharedBrokers, clusters: SharedClusters) -> list[str]:
     """A URL for each server of the broker under test; the nodes of a check take them in turn."""
-    return clusters.urls(CLUSTERED[scheme]) if scheme in CLUSTERED else [brokers.url(scheme)]
+    if scheme in CLUSTERED:
+        return clusters.urls(CLUSTERED[scheme])
+    return [log_url(scheme, brokers) if scheme in LOGS else brokers.url(scheme)]
 
 
 @pytest.fixture
@@ -69,7 +72,7 @@ async def cluster(
             made = Cluster(make, f"embedded://{name}", parameters={"dir": str(tmp_path)}, inner=broker_class("nats"))
         case _:
             made = Cluster(make, servers(scheme, shared_brokers, shared_clusters))
-    async with closing(made):
+    async with deleted(made), closing(made):
         yield made
     gc.collect()  # what was not closed is told here, not in a later test
 
@@ -99,7 +102,8 @@ async def linked(scheme: str, shared_brokers: SharedBrokers, shared_clusters: Sh
     parameters = {"gossip": "0"} if scheme == "nats cluster" else {}
     async with (
         proxy_before(first) as proxy,
-        closing(Cluster(make, [*others, first], link=proxy, parameters=parameters)) as made,
+        deleted(Cluster(make, [*others, first], link=proxy, parameters=parameters)) as made,
+        closing(made),
     ):
         yield made
     gc.collect()

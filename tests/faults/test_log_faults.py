@@ -1,0 +1,123 @@
+"""Faults of servers that keep their data: nothing is lost, repeated or reordered at any node (rule 8)."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from itertools import groupby
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from roomcast.core.broker import Delivery, Gap, Subject
+from roomcast.core.errors import BrokerError
+from tests.brokers.checks_log import log_of
+from tests.brokers.cluster import Cluster, Event, Node, closing, gaps, payloads
+from tests.brokers.test_conformance import broker_class
+from tests.services import RedisServer, Server
+from tests.waiting import until
+
+pytestmark = pytest.mark.fault
+
+HEARTBEAT = 0.6
+SERVERS: dict[str, Callable[[Path], Server]] = {
+    "redis+streams": lambda _: RedisServer("--appendonly", "yes", "--appendfsync", "always"),
+}
+DEDUPLICATES = {"redis+streams", "nats+jetstream"}
+
+
+@pytest.fixture
+async def server(scheme: str, tmp_path: Path) -> AsyncIterator[Server]:
+    async with SERVERS[scheme](tmp_path) as started:
+        yield started
+
+
+@pytest.fixture
+async def cluster(scheme: str, server: Server) -> AsyncIterator[Cluster]:
+    url = f"{scheme}://{server.url.partition('://')[2]}"
+    async with closing(Cluster(broker_class(scheme), url, patience=45.0)) as made:
+        yield made
+
+
+class Publisher:
+    """Publishes numbers in order, each until it is confirmed, as the outbox does."""
+
+    def __init__(self, node: Node, subject: Subject) -> None:
+        self.confirmed = 0
+        self.failures = 0
+        self._node = node
+        self._subject = subject
+        self._origin = uuid4().hex[:8]
+        self._stop = False
+        self._task = asyncio.create_task(self._publish())
+
+    async def _publish(self) -> None:
+        log = log_of(self._node)
+        while not self._stop:
+            once = (self._origin, self.confirmed)
+            try:
+                await log.publish(self._subject, b"%d" % self.confirmed, once=once)
+            except BrokerError:
+                self.failures += 1
+                await asyncio.sleep(0.01)
+            else:
+                self.confirmed += 1
+
+    async def finish(self) -> None:
+        self._stop = True
+        await self._task
+
+
+def nothing_is_lost(scheme: str, events: list[Event], count: int) -> None:
+    got = [int(payload) for payload in payloads(events)]
+    if scheme not in DEDUPLICATES:  # receivers drop what was sent again by its number, as the core does
+        got = [one for one, _ in groupby(got)]
+    assert got == list(range(count))
+    assert {gap.reason for gap in gaps(events)} <= {"disconnected", "reconnected"}
+    assert all(gap.missed in {None, 0} for gap in gaps(events))
+
+
+async def through(scheme: str, cluster: Cluster, fault: Callable[[], object]) -> list[list[Event]]:
+    """Publish through a fault, and return what two nodes heard."""
+    (subject,) = cluster.subjects(1)
+    nodes = [await cluster.node(heartbeat=HEARTBEAT) for _ in range(2)]
+    for node in nodes:
+        await node.broker.subscribe([subject])
+    publisher = Publisher(nodes[0], subject)
+    await until(lambda: publisher.confirmed >= 100)
+    outcome = fault()
+    if asyncio.iscoroutine(outcome):
+        await outcome
+    mark = publisher.confirmed + 100
+    await until(lambda: publisher.confirmed >= mark, within=cluster.patience, what="publishing goes on")
+    await publisher.finish()
+    heard = await cluster.finish(nodes[0], [subject], *nodes)
+    assert publisher.failures, "no publish met the fault"
+    for events in heard:
+        assert Gap("reconnected", missed=0) in events
+        nothing_is_lost(scheme, events, publisher.confirmed)
+    assert [one for one in heard[0] if isinstance(one, Delivery)] == [
+        one for one in heard[1] if isinstance(one, Delivery)
+    ]
+    return heard
+
+
+@pytest.mark.parametrize("scheme", SERVERS)
+async def test_a_server_that_is_killed_and_started_again_loses_nothing(
+    cluster: Cluster, scheme: str, server: Server
+) -> None:
+    async def restart() -> None:
+        await server.kill()
+        await server.start()
+
+    await through(scheme, cluster, restart)
+    assert server.starts == 2
+
+
+@pytest.mark.parametrize("scheme", SERVERS)
+async def test_a_server_that_stalls_loses_nothing(cluster: Cluster, scheme: str, server: Server) -> None:
+    async def stall() -> None:
+        server.stop()
+        await asyncio.sleep(3 * HEARTBEAT)  # longer than rule 12 leaves a link in doubt
+        server.cont()
+
+    await through(scheme, cluster, stall)
