@@ -9,11 +9,12 @@ that makes the next one.
 import asyncio
 import logging
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from roomcast.brokers.redis_link import Connection, Link
+from roomcast.brokers.redis_link import Link
 from roomcast.brokers.redis_servers import TLS_PARAMETERS, endpoint
 from roomcast.core.arrivals import Arrivals
 from roomcast.core.broker import BrokerConfig, Delivery, Gap, Guarantees, Log, Subject
@@ -38,21 +39,85 @@ _SETTLED = 1.0
 """Seconds a link must have lived for the next one to be tried at once."""
 
 
+class Carrier(Protocol):
+    """What is between two changes of the link: a `Link`, or several that mend one another."""
+
+    @property
+    def over(self) -> asyncio.Event:
+        """Set once it is lost or ended."""
+        ...
+
+    def publish(self, channel: bytes, payload: bytes) -> asyncio.Future[None]:
+        """Queue one payload; see rules 4 and 5."""
+        ...
+
+    async def subscribe(self, channels: Collection[bytes]) -> None:
+        """Hear these channels; returns when every one is confirmed."""
+        ...
+
+    async def unsubscribe(self, channels: Collection[bytes]) -> None:
+        """Hear these channels no more."""
+        ...
+
+    async def flush(self, within: float) -> None:
+        """Wait for the confirmation of everything published, for so many seconds at most."""
+        ...
+
+    def end(self, sent: Callable[[], BrokerError], unsent: Callable[[], BrokerError]) -> None:
+        """Stop everything: what is published and unconfirmed fails as `sent`, the rest as `unsent`."""
+        ...
+
+    async def aclose(self) -> None:
+        """Wait until nothing is left of what was ended."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who is told what happens on a link.
+
+    Attributes:
+        deliver: is called with the channel and the payload of everything heard.
+        lost: is called once, at the moment the link is lost.
+        tell: is called with gaps that are not the loss of the whole link.
+    """
+
+    deliver: Callable[[bytes, bytes], None]
+    lost: Callable[[Carrier, Exception], None]
+    tell: Callable[[Gap], None]
+
+
 class Way(Protocol):
-    """The way to the one server that carries everything: a fixed one, or whichever is the master now."""
+    """The way to what carries everything: a fixed server, whichever is the master now, or all of a cluster."""
 
     @property
     def address(self) -> str:
         """Where it leads to, for people to read."""
         ...
 
-    async def dial(self, names: Collection[str], *, within: float) -> list[Connection]:
-        """One connection per name, all connected within so many seconds, or none."""
+    async def open(self, listener: Listener) -> Carrier:
+        """One attempt to connect, within `connect_timeout`."""
         ...
 
-    async def follow(self, link: Link) -> None:
-        """Lose the link once another server is the one to use; ends when nothing of the kind can happen."""
-        ...
+
+class Fixed:
+    """The way to one server."""
+
+    def __init__(self, config: BrokerConfig) -> None:
+        self._config = config
+        self._endpoint = endpoint(config)
+        self.address = self._endpoint.address
+
+    async def open(self, listener: Listener) -> Carrier:
+        """Both connections."""
+        config = self._config
+        hears, tells = await self._endpoint.dial(names_of(config), within=config.connect_timeout)
+        return Link(hears, tells, heartbeat=config.heartbeat, deliver=listener.deliver, lost=listener.lost)
+
+
+def names_of(config: BrokerConfig) -> list[str]:
+    """What the two connections are called, for operators to see."""
+    return [f"{config.prefix}:{config.node}:{role}" for role in ("hears", "tells")]
 
 
 class RedisBroker:
@@ -71,7 +136,7 @@ class RedisBroker:
         self._way: Way = self._way_of(config)
         self._names: dict[bytes, Subject] = {}  # the subjects to hear, by channel
         self._arrivals = Arrivals(config.buffer, self._check_open)
-        self._link: Link | None = None
+        self._link: Carrier | None = None
         self._keeper: asyncio.Task[Any] | None = None
         self._closed = False
         limit = min(config.max_payload, _LARGEST)
@@ -79,7 +144,7 @@ class RedisBroker:
 
     @staticmethod
     def _way_of(config: BrokerConfig) -> Way:
-        return endpoint(config)
+        return Fixed(config)
 
     async def start(self) -> None:
         """Connect, or raise `BrokerUnavailable`, or `ConfigurationError` when Redis refuses this user."""
@@ -157,16 +222,13 @@ class RedisBroker:
         """All that has arrived, at least one event (rule 7)."""
         return await self._arrivals.take()
 
-    async def _connect(self) -> Link:
+    async def _connect(self) -> Carrier:
         """One attempt: both connections, then all subjects; only then does anybody see the link.
 
         The connections have `connect_timeout`. Subjects may be so many that they take longer than that:
         while they are restored, the link's own watch says whether there is progress.
         """
-        config = self._config
-        names = [f"{config.prefix}:{config.node}:{role}" for role in ("hears", "tells")]
-        hears, tells = await self._way.dial(names, within=config.connect_timeout)
-        link = Link(hears, tells, heartbeat=config.heartbeat, deliver=self._deliver, lost=self._lost)
+        link = await self._way.open(Listener(self._deliver, self._lost, self._arrivals.gap))
         try:
             await self._restore(link)
         except BaseException:
@@ -175,7 +237,7 @@ class RedisBroker:
         self._link = link
         return link
 
-    async def _drop(self, link: Link | None) -> None:
+    async def _drop(self, link: Carrier | None) -> None:
         """End a link on purpose, and wait until nothing of it is left."""
         if link is None:
             return
@@ -187,7 +249,7 @@ class RedisBroker:
         )
         await link.aclose()
 
-    async def _restore(self, link: Link) -> None:
+    async def _restore(self, link: Carrier) -> None:
         """Subscribe to every subject, those included that come or go meanwhile."""
         heard: set[bytes] = set()
         while heard != self._names.keys():
@@ -198,7 +260,7 @@ class RedisBroker:
         if link.over.is_set():
             raise self._unavailable_error()
 
-    async def _keep(self, link: Link) -> None:
+    async def _keep(self, link: Carrier) -> None:
         """Replace the link whenever it is lost, for ever (rule 1).
 
         The first attempt is made at once, unless the link was lost as soon as it was made: a server that
@@ -209,7 +271,7 @@ class RedisBroker:
         since = loop.time()
         try:
             while True:
-                await self._until_over(link)
+                await link.over.wait()
                 await link.aclose()
                 if loop.time() - since > _SETTLED:
                     delay = 0.0
@@ -229,16 +291,7 @@ class RedisBroker:
         finally:
             await self._drop(link)
 
-    async def _until_over(self, link: Link) -> None:
-        """Return once the link is over, which it also is when it has come to lead to the wrong server."""
-        following = asyncio.create_task(self._way.follow(link), name="roomcast-redis-follow")
-        try:
-            await link.over.wait()
-        finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
-
-    def _lost(self, link: Link, cause: Exception) -> None:
+    def _lost(self, link: Carrier, cause: Exception) -> None:
         if self._link is link:
             self._link = None
             _logger.warning("The link to Redis at %s is lost: %s", self._way.address, cause)

@@ -10,7 +10,7 @@ many batches may be on their way before the first is confirmed.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import Any, ClassVar, Protocol, cast
@@ -32,7 +32,7 @@ _WINDOW = 16_384
 """How many replies may be outstanding on a connection before the writer waits for some of them."""
 _BATCH = 256 * 1024
 """Bytes after which a batch is written, whatever else is waiting."""
-_CHANNELS = 512
+CHANNELS = 512
 """Channels in one SUBSCRIBE. The confirmations of a boundless one could fill the server's output buffer."""
 
 
@@ -222,9 +222,12 @@ class Line:
         self.heard = True
         while (future := self._inflight.popleft()) is None:
             pass
+        self._spurn(future, exc)
+        self._wake.set()
+
+    def _spurn(self, future: asyncio.Future[Any], exc: ResponseError) -> None:
         if not future.done():
             future.set_exception(self._refused(exc))
-        self._wake.set()
 
 
 class Link:
@@ -236,6 +239,9 @@ class Link:
         heartbeat: seconds, see rule 12.
         deliver: is called with the channel and the payload of everything heard.
         lost: is called once, at the moment the link is lost.
+
+    Attributes:
+        over: set once the link is lost or ended.
     """
 
     def __init__(
@@ -249,9 +255,19 @@ class Link:
     ) -> None:
         self._lost = lost
         self.over = asyncio.Event()
-        self._hears = Line(hears, deliver, _channels_refused, self.lose)
-        self._tells = Line(tells, deliver, _publish_refused, self.lose)
-        self._watching = asyncio.create_task(self._watch(heartbeat / 2), name="roomcast-redis-watch")
+        self._hears = self._hearing(hears, deliver)
+        self._tells = self._telling(tells, deliver)
+        self._company = [asyncio.create_task(self._watch(heartbeat / 2), name="roomcast-redis-watch")]
+
+    def _hearing(self, connection: Connection, deliver: Callable[[bytes, bytes], None]) -> Line:
+        return Line(connection, deliver, channels_refused, self.lose)
+
+    def _telling(self, connection: Connection, deliver: Callable[[bytes, bytes], None]) -> Line:
+        return Line(connection, deliver, publish_refused, self.lose)
+
+    def accompany(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        """Run something as long as the link lives."""
+        self._company.append(asyncio.create_task(coroutine, name=name))
 
     def publish(self, channel: bytes, payload: bytes) -> asyncio.Future[None]:
         """Queue one PUBLISH; packing it by hand takes a tenth of the time of the library's packer."""
@@ -269,7 +285,7 @@ class Link:
 
     async def _tell_channels(self, verb: bytes, channels: Collection[bytes]) -> None:
         """Send commands for all channels, one behind the other, then wait for all confirmations."""
-        await asyncio.gather(*(self._hears.send(pack(verb, *some), len(some)) for some in _chunks(channels, _CHANNELS)))
+        await asyncio.gather(*(self._hears.send(pack(verb, *some), len(some)) for some in chunks(channels, CHANNELS)))
 
     async def flush(self, within: float) -> None:
         """Wait for the confirmation of everything published, for so many seconds at most."""
@@ -283,13 +299,14 @@ class Link:
     def end(self, sent: Callable[[], BrokerError], unsent: Callable[[], BrokerError]) -> None:
         """Stop everything: what is published and unconfirmed fails as `sent`, the rest as `unsent`."""
         self.over.set()
-        self._watching.cancel()
+        for task in self._company:
+            task.cancel()
         self._tells.abandon(sent, unsent)
         self._hears.abandon(unsent, unsent)
 
     async def aclose(self) -> None:
         """Wait until the tasks and sockets of an ended link are gone."""
-        await asyncio.gather(self._watching, return_exceptions=True)
+        await asyncio.gather(*self._company, return_exceptions=True)
         await self._hears.aclose()
         await self._tells.aclose()
 
@@ -298,8 +315,8 @@ class Link:
         if self.over.is_set():
             return
         self.end(
-            lambda: _caused(PublishUnconfirmed, "The link broke before Redis confirmed the message.", cause),
-            lambda: _caused(BrokerUnavailable, "The link to Redis broke; it is being restored.", cause),
+            lambda: caused(PublishUnconfirmed, "The link broke before Redis confirmed the message.", cause),
+            lambda: caused(BrokerUnavailable, "The link to Redis broke; it is being restored.", cause),
         )
         self._lost(self, cause)
 
@@ -323,19 +340,22 @@ class Link:
             await asyncio.sleep(beat)
 
 
-def _caused(kind: type[BrokerError], message: str, cause: Exception) -> BrokerError:
+def caused(kind: type[BrokerError], message: str, cause: Exception) -> BrokerError:
+    """An error of ours, raised from one that is not."""
     error = kind(message, broker="redis")
     error.__cause__ = cause
     return error
 
 
-def _publish_refused(exc: ResponseError) -> PublishRejected:
+def publish_refused(exc: ResponseError) -> PublishRejected:
+    """What a PUBLISH ends in that the server answers with an error."""
     error = PublishRejected(f"Redis refused the message: {exc}", broker="redis")
     error.__cause__ = exc
     return error
 
 
-def _channels_refused(exc: ResponseError) -> ConfigurationError:
+def channels_refused(exc: ResponseError) -> ConfigurationError:
+    """What a SUBSCRIBE ends in that the server answers with an error."""
     error = ConfigurationError(f"Redis refused the subscription, let its user hear these channels: {exc}")
     error.__cause__ = exc
     return error
@@ -346,7 +366,8 @@ def pack(*parts: bytes) -> bytes:
     return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
 
 
-def _chunks(items: Iterable[bytes], size: int) -> Iterator[tuple[bytes, ...]]:
+def chunks(items: Iterable[bytes], size: int) -> Iterator[tuple[bytes, ...]]:
+    """The items, so many at a time."""
     iterator = iter(items)
     while chunk := tuple(islice(iterator, size)):
         yield chunk

@@ -11,12 +11,11 @@ Everything is as over one Redis, except which server that is:
 """
 
 import asyncio
-from collections.abc import Iterable
 from contextlib import suppress
 from typing import ClassVar, NoReturn, cast
 
-from roomcast.brokers.redis import RedisBroker, Way
-from roomcast.brokers.redis_link import Connection, Link, pack
+from roomcast.brokers.redis import Carrier, Listener, RedisBroker, Way, names_of
+from roomcast.brokers.redis_link import Link, pack
 from roomcast.brokers.redis_servers import TLS_PARAMETERS, Address, Check, Endpoint, ask, servers, shape_of
 from roomcast.core.broker import BrokerConfig
 from roomcast.core.errors import BrokerError, BrokerUnavailable, ConfigurationError, RoomcastError
@@ -71,7 +70,7 @@ class Sentinels:
         access = found.access.as_user(mine.get("sentinel_username"), mine.get("sentinel_password"))
         self._sentinels = [access.to(address) for address in found.hosts]
         self._name = f"{config.prefix}:{config.node}:asks"
-        self._beat = config.heartbeat
+        self._config = config
         self._master: Address | None = None
 
     @property
@@ -79,26 +78,28 @@ class Sentinels:
         """Where it leads to, for people to read."""
         return f"{self._service} ({self._master or 'not found yet'})"
 
-    async def dial(self, names: Iterable[str], *, within: float) -> list[Connection]:
-        """One connection to the master per name (rules 1 and 2)."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + within
-        master, _ = await self._find(within)
-        self._master = master
+    async def open(self, listener: Listener) -> Carrier:
+        """A link to the master (rules 1 and 2) that knows when it is to be left (rule 3)."""
+        loop, config = asyncio.get_running_loop(), self._config
+        until = loop.time() + config.connect_timeout
+        self._master, _ = await self._find(config.connect_timeout)
         left = max(until - loop.time(), 0.001)
-        return await self._access.to(master, _MASTER).dial(list(names), within=left)
+        hears, tells = await self._access.to(self._master, _MASTER).dial(names_of(config), within=left)
+        link = Link(hears, tells, heartbeat=config.heartbeat, deliver=listener.deliver, lost=listener.lost)
+        link.accompany(self._follow(link), "roomcast-redis-follow")
+        return link
 
-    async def follow(self, link: Link) -> None:
+    async def _follow(self, link: Link) -> None:
         """Rule 3."""
         with suppress(BrokerError):  # the link is lost, and somebody knows
             while not link.over.is_set():
-                await asyncio.sleep(self._beat)
+                await asyncio.sleep(self._config.heartbeat)
                 if fault := _fault_of(await link.ask(b"ROLE")) or await self._fault_of_master():
                     link.lose(ConnectionError(f"Redis at {self._master} is not to be used: {fault}"))
 
     async def _fault_of_master(self) -> str:
         try:
-            master, sure = await self._find(self._beat)
+            master, sure = await self._find(self._config.heartbeat)
         except RoomcastError:  # nobody to ask: what there is stays
             return ""
         return f"the sentinels call {master} the master" if sure and master != self._master else ""

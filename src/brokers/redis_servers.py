@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from roomcast.brokers.redis_link import Connection, Link, pack
+from roomcast.brokers.redis_link import Connection, pack
 from roomcast.core.broker import BrokerConfig
 from roomcast.core.errors import BrokerUnavailable, ConfigurationError
 
@@ -82,9 +82,6 @@ class Endpoint:
     address: str
     make: Callable[[], Connection] = field(repr=False)
     check: "Check | None" = field(default=None, repr=False)
-
-    async def follow(self, link: Link) -> None:
-        """Lose the link once another server is the one to use; one server stays the one."""
 
     async def dial(self, names: Collection[str], *, within: float) -> list[Connection]:
         """One connection per name, all connected within so many seconds, or none."""
