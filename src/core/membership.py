@@ -3,8 +3,8 @@
 1. A node says hello to all when it starts and when its link is back; each hearer answers with its own hello, which
    names the nodes it knows. It says a heartbeat in each period, and bye at the end.
 2. A guest hears the same and says none of it: it asks who is there, and is counted as a node by nobody.
-3. `met` returns once every node that was named is known or gone, or after a second: from then on whoever is asked
-   "all nodes" means all of them.
+3. `met` returns once every node that was named is known or gone, or after a second: from then on "all nodes" means all
+   of them. Only one that starts at the same moment is not named: it is known once its hello is here.
 
 The table itself is `peers`; the loop that keeps time is the node's.
 """

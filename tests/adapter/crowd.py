@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from roomcast import Adapter, Operator, RemoteSocket
 from roomcast.core.options import Settings
-from tests.adapter.servers import PATIENCE, Client, Cluster, Heard, Node, serving
+from tests.adapter.servers import PATIENCE, Client, Cluster, Heard, Node, acquaint, serving
 from tests.cluster.faulty import Hub
 from tests.cluster.harness import SimClient, SimNode
 from tests.waiting import until
@@ -64,18 +64,9 @@ class Crowd:
         return " ".join(name for name, events in heard.items() if events)
 
 
-def acquaint(*adapters: Adapter) -> None:
-    """Tell nodes that know one another that this is all: the first of a cluster takes a second to be sure of it."""
-    for adapter in adapters:
-        inside: Any = adapter
-        inside._node.membership._met.set()
-
-
 async def started(cluster: Cluster, count: int, **settings: Unpack[Settings]) -> list[Node]:
     """So many nodes, one after the other, that know one another."""
-    nodes = [await cluster.node(**settings) for _ in range(count)]
-    acquaint(*(node.adapter for node in nodes))
-    return nodes
+    return [await cluster.node(**settings) for _ in range(count)]
 
 
 @asynccontextmanager
@@ -85,7 +76,6 @@ async def gathered(url: str, *namespaces: str, **settings: Unpack[Settings]) -> 
         nodes = [cluster.unstarted(**settings) for _ in range(3)]
         await asyncio.gather(*(node.start() for node in nodes))
         await cluster.meet()
-        acquaint(*(node.adapter for node in nodes))
         clients = await asyncio.gather(*(node.client(*namespaces) for node in nodes for _ in range(3)))
         yield Crowd(cluster, nodes, clients)
     gc.collect()  # what was not closed is told here, not in a later test

@@ -267,6 +267,7 @@ class Cluster:
         await until(
             lambda: all(node.adapter.health().peers >= len(running) - 1 for node in running), what="the nodes to meet"
         )
+        acquaint(*(node.adapter for node in running))
 
     async def finish(self, node: Node, *clients: Client) -> list[list[Heard]]:
         """What each client heard until an end that `node` emits now to everyone in the clients' namespaces.
@@ -281,6 +282,13 @@ class Cluster:
     async def aclose(self) -> None:
         """Stop every node."""
         await asyncio.gather(*(node.stop() for node in self.nodes))
+
+
+def acquaint(*adapters: Adapter) -> None:
+    """Tell nodes that know one another that this is all: the first of a cluster takes a second to be sure of it."""
+    for adapter in adapters:
+        inside: Any = adapter
+        inside._node.membership._met.set()
 
 
 @asynccontextmanager

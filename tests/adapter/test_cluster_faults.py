@@ -14,7 +14,7 @@ import pytest
 from roomcast import AckTimeout, NodeAnswer, NodeInfo, RequestTimeout
 from roomcast.core.options import Settings
 from tests.adapter.conftest import broker_url
-from tests.adapter.crowd import acquaint, fetched, nothing_is_left
+from tests.adapter.crowd import fetched, nothing_is_left
 from tests.adapter.servers import Client, Cluster, Node, serving
 from tests.proxy import TcpProxy
 from tests.services import SharedBrokers
@@ -78,7 +78,6 @@ async def scene(scheme: str, shared_brokers: SharedBrokers) -> AsyncIterator[Sce
             await cluster.node(**QUICK),
             await cluster.node(url=proxy.url if proxy else None, **QUICK),
         ]
-        acquaint(*(node.adapter for node in nodes))
         clients = [await node.client() for node in nodes]
         scene = Scene(cluster, nodes, clients, proxy)
         yield scene
@@ -278,7 +277,7 @@ async def test_nodes_that_start_at_once_find_one_another_for_their_first_request
     async with serving(broker_url(scheme, shared_brokers)) as cluster:
         nodes = [cluster.unstarted(**QUICK) for _ in range(5)]
         await asyncio.gather(*(node.start() for node in nodes))
-        await cluster.meet()
+        await until(lambda: all(node.adapter.health().peers == 4 for node in nodes), what="the hellos to arrive")
         counts = await asyncio.gather(*(node.adapter.server_count() for node in nodes))
         assert counts == [5] * 5
         answers = await asyncio.gather(*(node.adapter.server_side_emit_with_ack("ask") for node in nodes))

@@ -16,7 +16,6 @@ from tests.adapter.crowd import (
     EVERYONE,
     Crowd,
     acknowledging,
-    acquaint,
     fetched,
     gathered,
     left_behind,
@@ -269,7 +268,6 @@ async def test_servers_that_speak_msgpack(cluster: Cluster, mixed: bool) -> None
     """Also when one server of the cluster speaks JSON: what it cannot say in JSON, it says with attachments."""
     a = await cluster.node(server={"serializer": "msgpack"})
     b = await cluster.node(server={} if mixed else {"serializer": "msgpack"})
-    acquaint(a.adapter, b.adapter)
     one = await a.client(serializer="msgpack")
     two = await b.client(serializer="default" if mixed else "msgpack")
     for client in (one, two):

@@ -8,7 +8,7 @@ import pytest
 
 from roomcast import EncodeError, NodeAnswer, NodeInfo, RequestTimeout
 from tests.adapter.conftest import broker_url
-from tests.adapter.crowd import acquaint, left_behind, nothing_is_left, started
+from tests.adapter.crowd import left_behind, nothing_is_left, started
 from tests.adapter.servers import Cluster, Node, serving
 from tests.services import SharedBrokers
 from tests.waiting import until
@@ -222,7 +222,6 @@ async def test_servers_know_one_another_and_tell_who_came_and_went(cluster: Clus
         told.append(("left", info.id, why))
 
     c = await cluster.node(name="third")
-    acquaint(a.adapter, b.adapter, c.adapter)
     client = await c.client()
     await c.sio.enter_room(client.sid, "room1")
     await until(lambda: told == [("joined", c.adapter.host_id, "third")])

@@ -17,7 +17,6 @@ from roomcast import Adapter, BrokerUnavailable, RemoteSocket, RequestTimeout
 from tests.adapter.conftest import broker_url
 from tests.adapter.crowd import (
     Crowd,
-    acquaint,
     fetched,
     gathered,
     left_behind,
@@ -76,7 +75,6 @@ async def test_a_session_that_is_no_dictionary_is_left_out(alone: Cluster) -> No
 @pytest.mark.parametrize("web", ["uvicorn", "aiohttp"])
 async def test_the_handshake_is_what_the_client_sent(alone: Cluster, web: Web) -> None:
     a, b = await alone.node(), await alone.node(web=web)
-    acquaint(a.adapter, b.adapter)
     before = time.time()
     auth = {"token": "t", "deep": [1, {"x": None}]}
     client = await b.client("/", "/chat", auth=auth, query="?color=red&empty=&color=blue&sn=%E2%98%83")
@@ -103,7 +101,6 @@ async def test_the_handshake_is_what_the_client_sent(alone: Cluster, web: Web) -
 async def test_one_hostile_header_does_not_hide_the_others(alone: Cluster) -> None:
     """aiohttp hands on bytes that are no UTF-8 as lone surrogates, which cannot be serialised."""
     a, b = await alone.node(), await alone.node(web="aiohttp")
-    acquaint(a.adapter, b.adapter)
     await b.client()
     client = await b.client()
     b.sio.environ[client.socket.eio.sid]["HTTP_X_EVIL"] = "caf\udce9"

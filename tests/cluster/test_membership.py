@@ -374,6 +374,23 @@ async def test_rule_3_nodes_that_start_together_all_know_all() -> None:
 
 
 @virtual
+async def test_rule_3_a_node_that_starts_at_the_same_moment_is_known_once_its_hello_is_here() -> None:
+    async with Cluster() as cluster:
+        old = await cluster.node()
+        one, two = cluster.make(), cluster.make()
+        heard = told(one)
+        one.broker.delay(0.01)  # its own hello, behind which nothing waits
+        two.broker.delay(0.01)
+        old.broker.delay(0.02, 2)
+        await asyncio.gather(one.adapter.start(), two.adapter.start())
+        one.broker.delay(0.5, 4)  # what others say from now on is late
+        await asyncio.sleep(1.5)
+        assert {node.id for node in (old, two)} == {id_ for _, id_ in heard}
+        for node in (old, one, two):
+            assert await node.adapter.server_count() == 3
+
+
+@virtual
 async def test_a_node_that_has_not_joined_or_has_left_cannot_ask_who_is_there() -> None:
     async with Cluster() as cluster:
         one = cluster.make()
