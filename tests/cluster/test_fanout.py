@@ -23,16 +23,16 @@ class ConfirmingMachine(ClusterMachine):
 
 
 def test_a_cluster_keeps_its_promises() -> None:
-    run_state_machine_as_test(ClusterMachine, settings=profile(examples=200))
+    run_state_machine_as_test(ClusterMachine, settings=profile(examples=150))
 
 
 def test_a_cluster_that_signs_keeps_its_promises() -> None:
-    run_state_machine_as_test(SignedMachine, settings=profile(examples=80))
+    run_state_machine_as_test(SignedMachine, settings=profile(examples=40))
 
 
 def test_a_cluster_with_partitions_keeps_its_promises() -> None:
-    run_state_machine_as_test(PartitionedMachine, settings=profile(examples=80))
+    run_state_machine_as_test(PartitionedMachine, settings=profile(examples=60))
 
 
 def test_a_cluster_that_waits_for_confirms_keeps_its_promises() -> None:
-    run_state_machine_as_test(ConfirmingMachine, settings=profile(examples=60))
+    run_state_machine_as_test(ConfirmingMachine, settings=profile(examples=40))

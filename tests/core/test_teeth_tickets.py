@@ -102,6 +102,14 @@ class KeepsTheSurplus(Tickets):
         return []
 
 
+FOCUS: dict[type[Tickets], str] = {
+    TrustsEveryoneToAsk: "clients_claim node_joins_and_is_quick something_arrives all_to_and_from_a_node_arrives",
+    KeepsTheSurplus: "clients_claim world_parts world_is_whole_again everything_arrives",
+    ForgetsTheOthersClocks: "clients_claim much_arrives_from_one_node everything_arrives",
+}
+"""The rules that a hunt needs, where it would be long with all of them."""
+
+
 @pytest.mark.parametrize(
     "twin",
     [
@@ -120,4 +128,4 @@ class KeepsTheSurplus(Tickets):
 def test_the_machine_catches(twin: type[Tickets]) -> None:
     machine: Any = type("Twin", (ClaimsMachine,), {"make": twin})
     with pytest.raises(AssertionError):
-        hunt(machine)
+        hunt(machine, FOCUS.get(twin, ""))

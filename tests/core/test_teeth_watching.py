@@ -216,10 +216,20 @@ def test_view(twin: type[View]) -> None:
     assert not escapes(make_view=twin)
 
 
+FOCUS: dict[type[object], str] = {
+    GathersOn: "client_enters client_exits node_tells whole_set_is_broken_off watcher_is_told everything_settles",
+    BelievesWhatIsUnsure: "client_enters client_exits node_tells message_is_lost watcher_doubts watcher_is_told "
+    "everything_settles",
+    Immortal: "node_is_asked node_beats node_leaves watcher_beats everything_settles",
+    SendsOn: "client_enters node_tells watcher_is_told everything_settles",
+}
+"""The rules that a hunt needs, where it would be long with all of them."""
+
+
 def escapes(**parts: type[object]) -> bool:
     """Whether the machine lets a twin pass that takes the place of the real thing."""
     try:
-        hunt(type("Twin", (PresenceMachine,), parts))
+        hunt(type("Twin", (PresenceMachine,), parts), "".join(FOCUS.get(part, "") for part in parts.values()))
     except (AssertionError, LookupError):  # what a shell would trip over counts as caught
         return False
     return True
