@@ -21,6 +21,7 @@ from roomcast.core.answers import Answers
 from roomcast.core.broadcast import Answer, Broadcast, Collector, call
 from roomcast.core.broker import Gap, Subject
 from roomcast.core.claims import Claimed, Claims
+from roomcast.core.client_queue import Bounds
 from roomcast.core.clients import NOT_HERE, Clients, addressed, skipped
 from roomcast.core.cluster import Cluster
 from roomcast.core.errors import BrokerUnavailable, RoomcastError, WireError
@@ -264,7 +265,11 @@ class Adapter(Clients, Gateway):
 
     def _serve(self) -> None:
         self._broadcast.packets = Packets(self.server.packet_class)
-        self._fanout = FanOut(self.server, self._node.settings.client_queue, self._node.stats)
+        settings = self._node.settings
+        bounds = Bounds(
+            settings.client_queue, settings.client_queue_bytes, settings.slow_client, settings.compress_from
+        )
+        self._fanout = FanOut(self.server, bounds, self._node.stats)
 
     def initialize(self) -> None:
         """Called by the server before its first client: start in the background unless that was done."""

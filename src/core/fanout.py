@@ -1,43 +1,34 @@
-"""From one packet to many clients: shared Engine.IO packets, put straight into each client's queue.
+"""From one packet to many clients: a shared frame, put straight into each client's queue, and written soon after.
 
-1. A packet is wrapped once, whatever the number of recipients; there is no task per recipient, and no suspension
-   between the parts of one packet or between recipients.
-2. A client whose queue holds more than `limit` packets is disconnected, counted and logged: a slow reader cannot
-   grow a node without limit.
+1. A packet is put into the queues of all its clients without a suspension; there is no task per recipient.
+2. What waits for a client is bounded, and a policy decides beyond the bound (`client_queue`).
 3. A client that is closing gets nothing.
 4. A volatile packet is dropped, and counted, for a client for whom others wait.
+5. Frames are written in slices of a few milliseconds, the loop runs between two slices, and a client's frames keep
+   their order: so many members do not hold up the loop, however long all the writes take.
+6. All that is special about a connection (its transport, its server's websocket code, engine.io's version) is found by
+   looking (`writers`, `Tap`); where anything is not as expected, packets go through engine.io's own writer.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable
 from typing import Any, cast
 
-from engineio import packet as eio_packet
-
+from roomcast.core.client_queue import Bounds, ClientQueue
+from roomcast.core.frames import Frame
 from roomcast.core.packets import Parts
 from roomcast.core.rooms import Client, State
 from roomcast.core.stats import Stats
+from roomcast.core.taps import Tap
+from roomcast.core.writers import writer_of
 
 logger = logging.getLogger("roomcast")
 
-
-class _Binary(eio_packet.Packet):  # type: ignore[misc]  # engineio has no annotations
-    """A binary packet that polling and websocket clients may share: engineio's own caches one of the two forms."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(eio_packet.MESSAGE, data)  # pyright: ignore[reportUnknownMemberType]  # likewise
-        self._blob = data
-        self._text: str | None = None
-
-    def encode(self, b64: bool = False) -> str | bytes:
-        """The bytes themselves for a websocket, base64 text for polling."""
-        if not b64:
-            return self._blob
-        if self._text is None:
-            self.encode_cache = None
-            self._text = cast("str", super().encode(b64=True))
-        return self._text
+_SLICE = 0.004  # seconds of writing before the loop runs
+_CLOCK = 16  # queues flushed between two looks at the clock
+_QUIET = 1.0  # seconds between two log lines about dropped packets
 
 
 class FanOut:
@@ -45,79 +36,220 @@ class FanOut:
 
     Args:
         server: the `socketio.AsyncServer`.
-        limit: packets that may wait for one client (rule 2).
+        bounds: what may wait for one client (rule 2).
         stats: where to count.
     """
 
-    def __init__(self, server: Any, limit: int, stats: Stats) -> None:
+    def __init__(self, server: Any, bounds: Bounds, stats: Stats) -> None:
+        self.bounds = bounds
+        self.stats = stats
         self._server = server
-        self._limit = limit
-        self._stats = stats
-        self._closing: dict[str, asyncio.Task[None]] = {}
+        self._due: list[ClientQueue] = []
+        self._closing: set[asyncio.Task[None]] = set()
+        self._dropped = 0
+        self._told = -_QUIET
+        self._install(server.eio)
 
     def ready(self, clients: Iterable[Client], *, volatile: bool) -> list[Client]:
         """Those of the clients who can be given a packet now (rules 3 and 4), and can answer it."""
-        sockets = self._server.eio.sockets
         ready: list[Client] = []
         for client in clients:
-            socket = sockets.get(client.eio_sid)
-            if client.state is State.DISCONNECTING or socket is None or socket.closed or socket.closing:
+            queue = client.queue or self._queue_of(client)
+            if queue is None or client.state is State.DISCONNECTING or queue.socket.closed or queue.socket.closing:
                 continue
-            if volatile and not socket.queue.empty():
-                self._stats.volatile_dropped += 1
+            if volatile and queue.busy():
+                self.stats.volatile_dropped += 1
                 continue
             ready.append(client)
         return ready
 
     def send(self, clients: Iterable[Client], parts: Parts, *, volatile: bool = False) -> None:
         """Put a packet into the queue of each client (rules 1 to 4)."""
-        packets: tuple[Any, ...] = ()
-        sockets = self._server.eio.sockets
+        frame = Frame(parts)
+        size = frame.size
+        due = self._due
         count = 0
         for client in clients:
-            socket = sockets.get(client.eio_sid)
-            if socket is None or socket.closed or socket.closing:
+            queue = client.queue or self._queue_of(client)
+            if queue is None or queue.socket.closed or queue.socket.closing:
                 continue
-            queue = socket.queue
-            if self._closing and client.eio_sid in self._closing:
+            if volatile and queue.busy():
+                self.stats.volatile_dropped += 1
                 continue
-            if volatile and not queue.empty():
-                self._stats.volatile_dropped += 1
+            if queue.direct and not queue.items:  # nothing waits: the usual case, without a call
+                queue.items.append(frame)
+                queue.size = size
+                if not queue.is_due:
+                    queue.is_due = True
+                    if not due:
+                        self._schedule()
+                    due.append(queue)
+            elif not queue.offer(frame):
                 continue
-            if queue.qsize() >= self._limit:
-                self._cut(client, socket)
-                continue
-            packets = packets or tuple(_wrap(part) for part in parts)
-            for packet in packets:
-                queue.put_nowait(packet)
             count += 1
-        self._stats.deliveries += count
+        self.stats.deliveries += count
 
     def reachable(self, client: Client) -> bool:
         """Whether a client's connection is still there."""
         socket = self._server.eio.sockets.get(client.eio_sid)
         return socket is not None and socket.closed is not True
 
-    def _cut(self, client: Client, socket: Any) -> None:
-        self._stats.clients_cut += 1
+    # What the queues call
+
+    def due(self, queue: ClientQueue) -> None:
+        """Flush a queue in the next turn of the loop."""
+        queue.is_due = True
+        if not self._due:
+            self._schedule()
+        self._due.append(queue)
+
+    def cut(self, queue: ClientQueue) -> None:
+        """Disconnect a client that reads too slowly."""
+        self.stats.clients_cut += 1
+        socket = queue.socket or next((s for s in self._server.eio.sockets.values() if s.queue is queue), None)
         logger.warning(
-            "roomcast: client %s reads too slowly, %d packets wait for it: disconnected",
-            client.sid,
-            self._limit,
+            "roomcast: the client of connection %s reads too slowly, %d packets and %d bytes wait for it: disconnected",
+            getattr(socket, "sid", "?"),
+            len(queue.items),
+            queue.size,
         )
-        queue = socket.queue
+        queue.clear()
+        if socket is not None:
+            task = asyncio.ensure_future(_close(self._server, socket))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    def dropped(self, packets: int) -> None:
+        """Tell of dropped events, at most once a second."""
+        self._dropped += packets
+        if (now := time.monotonic()) - self._told >= _QUIET:
+            logger.warning(
+                "roomcast: dropped %d events for clients that read too slowly (%s)", self._dropped, self.bounds.policy
+            )
+            self._told, self._dropped = now, 0
+
+    # Flushing
+
+    def _schedule(self) -> None:
+        asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Rule 5."""
+        due = self._due
+        until = time.perf_counter() + _SLICE
+        for number, queue in enumerate(due, 1):
+            queue.flush()
+            if number % _CLOCK == 0 and time.perf_counter() > until:
+                del due[:number]
+                if due:
+                    self._schedule()
+                return
+        due.clear()
+
+    # Finding connections
+
+    def _queue_of(self, client: Client) -> ClientQueue | None:
+        socket = self._server.eio.sockets.get(client.eio_sid)
+        if socket is None:
+            return None
+        queue = socket.queue if isinstance(socket.queue, ClientQueue) else cast("ClientQueue", _Foreign(socket, self))
+        queue.socket = socket
+        client.queue = queue
+        return queue
+
+    def _install(self, eio: Any) -> None:
+        """Give each connection a queue of ours, and see its websocket when it has one (rule 6)."""
+        if hasattr(eio, "create_queue"):
+            eio.create_queue = self._make_queue
+        driver: object = getattr(eio, "_async", None)
+        if isinstance(driver, dict):
+            drivers = cast("dict[str, Any]", driver)
+            websocket = getattr(drivers.get("websocket"), "roomcast_original", drivers.get("websocket"))
+            if websocket is not None:
+                eio._async = drivers | {"websocket": _watched(websocket)}  # noqa: SLF001 - there is no other way in
+
+    def _make_queue(self, *_args: Any, **_options: Any) -> ClientQueue:
+        return ClientQueue(self)
+
+
+class _Gone:
+    """The socket of a connection that is over."""
+
+    sid = "?"
+    closed = closing = True
+
+
+class _Foreign:
+    """A queue that is not ours, because engine.io's internals differ.
+
+    It is bounded in packets alone, and of its packets none can be dropped: `drop_oldest` drops the newest, too.
+    """
+
+    direct = False
+    is_due = False
+    items = ()
+    size = 0
+
+    def __init__(self, socket: Any, fanout: FanOut) -> None:
+        self.socket = socket
+        self._fanout = fanout
+        self._closed = False
+
+    def busy(self) -> bool:
+        """Whether anything waits."""
+        return not self.socket.queue.empty()
+
+    def offer(self, frame: Frame) -> bool:
+        """Take in an event if the bound and the policy allow it."""
+        fanout, queue = self._fanout, self.socket.queue
+        if self._closed:
+            return False
+        if queue.qsize() >= fanout.bounds.packets:
+            if fanout.bounds.policy == "disconnect":
+                fanout.cut(cast("ClientQueue", self))
+            else:
+                fanout.stats.dropped_newest += 1
+                fanout.dropped(1)
+            return False
+        for packet in frame.packets:
+            queue.put_nowait(packet)
+        fanout.stats.sent_queued += 1
+        return True
+
+    def clear(self) -> None:
+        """Forget all that waits, and end the writer, which closes the connection."""
+        self._closed = True
+        queue = self.socket.queue
         while not queue.empty():
             queue.get_nowait()
             queue.task_done()
-        queue.put_nowait(None)  # ends the writer, which closes the connection
-        task = asyncio.ensure_future(_close(self._server, socket))
-        self._closing[client.eio_sid] = task
-        task.add_done_callback(lambda _: self._closing.pop(client.eio_sid, None))
+        queue.put_nowait(None)
+
+
+def _watched(websocket: Any) -> Any:
+    """engine.io's driver class for a websocket, with a tap in each connection."""
+
+    def connect(handler: Any, *args: Any, **options: Any) -> Any:
+        socket: Any = getattr(handler, "__self__", None)
+        queue = getattr(socket, "queue", None)
+        if not isinstance(queue, ClientQueue):
+            return websocket(handler, *args, **options)
+
+        async def watched(connection: Any) -> Any:
+            tap = Tap(connection, socket)
+            queue.attach(tap, lambda: writer_of(connection))
+            try:
+                return await handler(tap)
+            finally:
+                queue.detach(tap)
+                if socket.closed:
+                    queue.socket = _Gone
+
+        return websocket(watched, *args, **options)
+
+    connect.roomcast_original = websocket  # type: ignore[attr-defined]  # a server may be served anew, after a fork
+    return connect
 
 
 async def _close(server: Any, socket: Any) -> None:
     await socket.close(wait=False, abort=True, reason=server.reason.TRANSPORT_ERROR)
-
-
-def _wrap(part: str | bytes) -> Any:
-    return eio_packet.Packet(eio_packet.MESSAGE, part) if isinstance(part, str) else _Binary(part)

@@ -6,10 +6,13 @@ can change without a release. Parameters that neither roomcast nor the broker kn
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast, get_args
 from urllib.parse import parse_qsl, urlsplit
 
 from roomcast.core.errors import ConfigurationError
+
+SlowClient = Literal["disconnect", "drop_newest", "drop_oldest"]
+"""What happens to a client for whom too much waits."""
 
 _SAYS: dict[Any, str] = {
     bool: "true or false",
@@ -17,7 +20,9 @@ _SAYS: dict[Any, str] = {
     float: "a number of seconds",
     str: "text",
     str | None: "text or None",
+    SlowClient: " or ".join(f'"{policy}"' for policy in get_args(SlowClient)),
 }
+_MAY_BE_ZERO = ("linger", "regroup_timeout", "compress_from")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,11 @@ class Options:
         outbox_age: how long an outage may last before its first messages are given up.
         max_payload: largest message in bytes, to send or to receive.
         buffer: deliveries that may wait to be handled.
-        client_queue: packets that may wait for one slow client before it is disconnected.
+        client_queue, client_queue_bytes: bounds of what may wait for one client, the attachments included.
+        slow_client: what happens beyond them: "disconnect" the client, "drop_newest" (it does not get the new event),
+            or "drop_oldest" (it does not get the oldest events that wait).
+        compress_from: on a connection that has negotiated compression, the size in bytes from which a packet is
+            compressed; smaller ones are sent as they are, at once. 0 compresses all of them.
     """
 
     prefix: str = "roomcast"
@@ -62,6 +71,9 @@ class Options:
     max_payload: int = 1024 * 1024
     buffer: int = 65_536
     client_queue: int = 10_000
+    client_queue_bytes: int = 8 * 1024 * 1024
+    slow_client: SlowClient = "disconnect"
+    compress_from: int = 1024
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -77,11 +89,15 @@ class Options:
 
 
 def _check(name: str, kind: Any, value: Any) -> None:
+    if kind == SlowClient:
+        if value not in get_args(SlowClient):
+            raise ConfigurationError(f"{name} is {_SAYS[kind]}, not {value!r:.80}.")
+        return
     allowed = {float: (int, float), str | None: (str, type(None))}.get(kind, (kind,))
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
         raise ConfigurationError(f"{name} is {_SAYS[kind]}, not {value!r:.80}.")
     if kind in (int, float):
-        lowest_included = name in ("linger", "regroup_timeout")
+        lowest_included = name in _MAY_BE_ZERO
         number = cast("float", value)
         if not (number > 0 or (lowest_included and number == 0)):  # "not" refuses nan as well
             raise ConfigurationError(f"{name} must be {'0 or more' if lowest_included else 'above 0'}, not {value}.")
@@ -108,6 +124,9 @@ class Settings(TypedDict, total=False):
     max_payload: int
     buffer: int
     client_queue: int
+    client_queue_bytes: int
+    slow_client: SlowClient
+    compress_from: int
 
 
 _FROM_URL = frozenset(setting.name for setting in fields(Options)) - {"secret"}

@@ -27,7 +27,7 @@ class State(Enum):
 class Client:
     """One Socket.IO session of this node: a sid in a namespace, on an Engine.IO connection."""
 
-    __slots__ = ("acks", "auth", "eio_sid", "rooms", "sid", "state", "time")
+    __slots__ = ("acks", "auth", "eio_sid", "queue", "rooms", "sid", "state", "time")
 
     def __init__(self, sid: str, eio_sid: str) -> None:
         self.sid = sid
@@ -40,6 +40,8 @@ class Client:
         """When it was admitted, seconds since 1970."""
         self.auth: Any = None
         """What it sent as `auth`."""
+        self.queue: Any = None
+        """What waits for it, once something was sent to it; the fan-out's."""
 
 
 class _Namespace:

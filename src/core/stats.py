@@ -21,8 +21,12 @@ class Stats:
         gaps: how often something was, or may have been, lost.
         disconnects: how often the link to the broker was lost.
         deliveries: packets put into a client's queue.
+        sent_direct: packets that left a client's queue straight to its transport, many or few at a time.
+        sent_queued: packets that left it through engine.io's own writer, or a polling request.
         volatile_dropped: volatile events that other nodes did not get, or that a client did not, because others waited.
         clients_cut: clients disconnected because they read too slowly.
+        dropped_newest: events that a client did not get because too many waited for it (`slow_client="drop_newest"`).
+        dropped_oldest: events that a client did not get because newer ones took their place (`"drop_oldest"`).
         acks_forgotten: callbacks dropped because too many waited.
         stray_replies: replies that nothing waited for: late, repeated or forged.
         faults: errors in handlers that a message or a hook ran into; logged with a traceback.
@@ -39,8 +43,12 @@ class Stats:
     gaps: int = 0
     disconnects: int = 0
     deliveries: int = 0
+    sent_direct: int = 0
+    sent_queued: int = 0
     volatile_dropped: int = 0
     clients_cut: int = 0
+    dropped_newest: int = 0
+    dropped_oldest: int = 0
     acks_forgotten: int = 0
     stray_replies: int = 0
     faults: int = 0

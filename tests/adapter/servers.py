@@ -124,7 +124,15 @@ class Node:
         clients: those made by `client`.
     """
 
-    def __init__(self, adapter: Adapter, *, web: Web = "uvicorn", start: bool = True, **options: Any) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        *,
+        web: Web = "uvicorn",
+        start: bool = True,
+        uvicorn_options: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
         self.adapter = adapter
         self.inside: Any = adapter
         self.sio: Any = cast("Any", socketio).AsyncServer(
@@ -135,6 +143,7 @@ class Node:
         self.port = 0
         self.clients: list[Client] = []
         self._web = web
+        self._uvicorn_options = uvicorn_options or {}
         self._start_adapter = start
         self._stop: Callable[[], Any] | None = None
 
@@ -188,12 +197,14 @@ class Node:
         life: Mapping[str, Any] = (
             {"on_startup": self.adapter.start, "on_shutdown": self.adapter.aclose} if self._start_adapter else {}
         )
+        options: dict[str, Any] = {
+            "ws": "websockets-sansio",
+            "lifespan": "on",
+            "log_config": None,
+            "timeout_graceful_shutdown": 2,
+        }
         config = uvicorn.Config(
-            cast("Any", socketio).ASGIApp(self.sio, **life),
-            ws="websockets-sansio",
-            lifespan="on",
-            log_config=None,
-            timeout_graceful_shutdown=2,
+            cast("Any", socketio).ASGIApp(self.sio, **life), **(options | dict(self._uvicorn_options))
         )
         config.load()
         server = uvicorn.Server(config)

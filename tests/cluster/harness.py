@@ -19,6 +19,8 @@ from socketio import packet as sio_packet
 
 import roomcast
 from roomcast.core.broker import Gap
+from roomcast.core.client_queue import ClientQueue, Keeper
+from roomcast.core.frames import Frame
 from roomcast.core.node import Node
 from tests.cluster.clock import timeline
 from tests.cluster.faulty import FaultyBroker, Hub, installed
@@ -27,17 +29,23 @@ Arguments = tuple[Any, ...]
 P = ParamSpec("P")
 
 
-class _Queue(asyncio.Queue[Any]):
+class _Queue(ClientQueue):
     """A socket's queue whose reader is as fast as the client says."""
 
-    def __init__(self, client: "SimClient") -> None:
-        super().__init__()
+    def __init__(self, keeper: Keeper, client: "SimClient") -> None:
+        super().__init__(keeper)
         self._client = client
 
     def put_nowait(self, item: Any) -> None:
         super().put_nowait(item)
         if not self._client.slow:
             self._client.read()
+
+    def offer(self, frame: Frame) -> bool:
+        accepted = super().offer(frame)
+        if not self._client.slow:
+            self._client.read()
+        return accepted
 
 
 class SimClient:
@@ -64,7 +72,7 @@ class SimClient:
         self.on_event: Callable[[Arguments], None] = lambda _event: None
         self.eio_sid = f"eio{next(self._numbers)}"
         self.socket: Any = AsyncSocket(node.server.eio, self.eio_sid)
-        self.socket.queue = _Queue(self)
+        self.socket.queue = _Queue(cast("Any", node.adapter)._fanout, self)
         self.socket.last_ping = None  # nobody pings a client without a transport
         self.socket.connected = True
         self._binary: Any = None

@@ -36,6 +36,7 @@ from roomcast.core.messages import (
     ServerEvent,
     Unwatch,
     Watch,
+    decode_message,
     encode_message,
 )
 from roomcast.core.packets import Packets
@@ -86,9 +87,12 @@ def target(payload: bytes) -> None:
             envelope = wire.open(SUBJECT, payload, NOW)
         except WireError:
             continue
-        for message in envelope.messages:
-            if not isinstance(message, WireError):
-                act(message)
+        for raw in envelope.messages:
+            try:
+                message = decode_message(raw)
+            except WireError:
+                continue
+            act(message)
 
 
 def seeds() -> list[bytes]:
