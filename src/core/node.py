@@ -23,7 +23,7 @@ from roomcast.core.broker import Broker, Delivery, Gap, Subject
 from roomcast.core.errors import BrokerClosed, BrokerUnavailable, WireError
 from roomcast.core.health import Health
 from roomcast.core.membership import Membership, NodeInfo
-from roomcast.core.messages import Bye, Census, Heartbeat, Hello, Message, decode_message, encode_message
+from roomcast.core.messages import Bye, Census, Heartbeat, Hello, Message, encode_message
 from roomcast.core.options import Options
 from roomcast.core.publisher import Publisher
 from roomcast.core.registry import open_broker
@@ -274,7 +274,7 @@ class Node:
 
     def _on_delivery(self, delivery: Delivery) -> None:
         subject = delivery.subject
-        if subject not in self._always and not self.subscriber.active(subject):
+        if not self.subscriber.active(subject) and subject not in self._always:
             return  # in flight while the subject was given up
         try:
             envelope = self.wire.open(subject, delivery.payload, time.time_ns() // 1000)
@@ -295,16 +295,14 @@ class Node:
             if reading.repeats:
                 self.stats.repeats += reading.repeats
                 messages = messages[reading.repeats :]
-        for raw in messages:
-            try:
-                message = decode_message(raw)
-            except WireError as exc:
-                self.refuse(exc)
-                continue
-            self.stats.received += 1
+        for message in messages:
             self._handle(origin, message)
 
-    def _handle(self, origin: str, message: Message) -> None:
+    def _handle(self, origin: str, message: Message | WireError) -> None:
+        if isinstance(message, WireError):
+            self.refuse(message)
+            return
+        self.stats.received += 1
         handler = self.handlers.get(type(message))
         if handler is None:
             self.refuse(WireError("unexpected", f"A {type(message).__name__} arrived, and nobody here handles it."))

@@ -108,6 +108,11 @@ class Tracking:
         if len(self._places) >= _ORIGINS:
             self._forget({next(iter(self._places))})
         self._places[origin] = max(reached, place + count - 1 if place else 0)
+        if not late and (origins := self._heard.get(subject)) is not None:
+            last = origins.get(origin)
+            if last is not None and last.epoch == epoch and last.number + 1 == first and not last.paused:
+                last.number += count  # in order, as nearly all are (rule 2)
+                return _IN_ORDER
         owed = not self._is_new(subject, origin)
         reading = self._read(subject, origin, epoch, first, count)
         if late and reading.repeats < count:

@@ -16,6 +16,7 @@ msgpack, an array that newer versions only append to.
 Pure: time is an argument, in microseconds since 1970.
 """
 
+import re
 from collections.abc import Sequence
 from hashlib import blake2b
 from hmac import compare_digest
@@ -25,7 +26,7 @@ import msgspec
 
 from roomcast.core.broker import Subject
 from roomcast.core.errors import ConfigurationError, WireError
-from roomcast.core.messages import DECODE_ERRORS, Count, NodeId, Number
+from roomcast.core.messages import DECODE_ERRORS, Count, Message, Number, decode_message
 
 VERSION = 1
 _PLAIN, _SIGNED = bytes((VERSION, 0)), bytes((VERSION, 1))
@@ -33,6 +34,12 @@ _MAC = 32  # bytes of a signature
 _SECRET = 16  # bytes of the shortest secret that is worth the name
 OVERHEAD = 2 + _MAC + 81
 """Bytes an envelope adds to its messages, at most."""
+
+
+_NODE_ID = re.compile(r"[A-Za-z0-9_-]{1,32}")  # it becomes part of a subject
+_Origin = Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
+_SOME = msgspec.Meta(min_length=1, max_length=65_536)
+_ORIGINS = 16_384  # whose ids are known to be well formed
 
 
 class Envelope(msgspec.Struct, array_like=True, frozen=True):
@@ -46,15 +53,37 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
         place: of the first message in everything that the origin sends; 0 for what is not numbered.
     """
 
-    origin: NodeId
+    origin: _Origin
     sent: Number
     epoch: Count
     first: Number
-    messages: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=65_536)]
+    messages: Annotated[list[msgspec.Raw], _SOME]
     place: Count = 0
 
 
+class Opened(msgspec.Struct, array_like=True, frozen=True):
+    """An envelope that was read: the same fields, its messages decoded.
+
+    Attributes:
+        messages: each one, or, for one that cannot be read, the `WireError` that says why.
+    """
+
+    origin: _Origin
+    sent: Number
+    epoch: Count
+    first: Number
+    messages: Sequence[Message | WireError]
+    place: Count = 0
+
+
+class _Readable(Opened, frozen=True):
+    """An envelope of which every message can be read: as good as all of them."""
+
+    messages: Annotated[list[Message], _SOME]
+
+
 _encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Readable)
 _envelope_decoder = msgspec.msgpack.Decoder(Envelope)
 
 
@@ -75,6 +104,7 @@ class Wire:
         self._max_payload = max_payload
         self._freshness = round(freshness * 1e6)
         self._last_sent: dict[str, int] = {}
+        self._origins: set[str] = set()
 
     @property
     def signed(self) -> bool:
@@ -88,8 +118,8 @@ class Wire:
             return _PLAIN + body
         return _SIGNED + _mac(self._keys[0], subject, body) + body
 
-    def open(self, subject: Subject, payload: bytes, now: int) -> Envelope:
-        """The envelope in a payload (rules 1 to 4), its messages not read yet.
+    def open(self, subject: Subject, payload: bytes, now: int) -> Opened:
+        """The envelope in a payload (rules 1 to 4), with its messages.
 
         Args:
             subject: where the payload arrived.
@@ -103,12 +133,14 @@ class Wire:
             raise WireError("too_large", f"A payload of {len(payload)} bytes is over {self._max_payload}.")
         body = self._body(subject, payload)
         try:
-            envelope = _envelope_decoder.decode(body)
-        except DECODE_ERRORS as exc:
-            raise WireError("malformed", f"An envelope could not be read: {exc}.") from exc
+            opened: Opened = _decoder.decode(body)
+        except DECODE_ERRORS:
+            opened = _piecewise(body)
+        if opened.origin not in self._origins:
+            self._check_origin(opened.origin)
         if self._keys:
-            self._check_fresh(envelope, now)
-        return envelope
+            self._check_fresh(opened, now)
+        return opened
 
     def forget(self, now: int) -> None:
         """Drop what is remembered of origins whose envelopes are too old to be accepted anyway."""
@@ -134,7 +166,14 @@ class Wire:
             raise WireError("version", f"A payload of version {payload[0]} arrived; this node speaks {VERSION}.")
         raise WireError("malformed", "A payload without a roomcast header arrived.")
 
-    def _check_fresh(self, envelope: Envelope, now: int) -> None:
+    def _check_origin(self, origin: str) -> None:
+        if _NODE_ID.fullmatch(origin) is None:
+            raise WireError("malformed", f"An envelope names its node {origin!r}, which is no token.")
+        if len(self._origins) >= _ORIGINS:
+            self._origins.clear()
+        self._origins.add(origin)
+
+    def _check_fresh(self, envelope: Opened, now: int) -> None:
         if abs(now - envelope.sent) > self._freshness:
             raise WireError(
                 "stale",
@@ -144,6 +183,21 @@ class Wire:
         if envelope.sent <= self._last_sent.get(envelope.origin, 0):
             raise WireError("replayed", "A signed payload arrived a second time.")
         self._last_sent[envelope.origin] = envelope.sent
+
+
+def _piecewise(body: memoryview | bytes) -> Opened:
+    """An envelope of which something cannot be read: all of it, or some of its messages (rule 2)."""
+    try:
+        envelope = _envelope_decoder.decode(body)
+    except DECODE_ERRORS as exc:
+        raise WireError("malformed", f"An envelope could not be read: {exc}.") from exc
+    messages: list[Message | WireError] = []
+    for raw in envelope.messages:
+        try:
+            messages.append(decode_message(raw))
+        except WireError as exc:
+            messages.append(exc)
+    return Opened(envelope.origin, envelope.sent, envelope.epoch, envelope.first, messages, envelope.place)
 
 
 def _key(secret: Any) -> bytes:

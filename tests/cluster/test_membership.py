@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from roomcast.core.broker import Subject
-from roomcast.core.errors import BrokerClosed, BrokerUnavailable
+from roomcast.core.errors import BrokerClosed, BrokerUnavailable, WireError
 from roomcast.core.membership import VERSION, NodeInfo
-from roomcast.core.messages import Bye, Census, Heartbeat, Hello, Message, decode_message, encode_message
+from roomcast.core.messages import Bye, Census, Heartbeat, Hello, Message, encode_message
 from roomcast.core.node import Node
 from roomcast.core.options import options
 from roomcast.core.wire import Envelope
@@ -51,7 +51,7 @@ def said(node: Node) -> list[tuple[Subject, Message]]:
 
     def note(subject: Subject, payload: bytes, /) -> Any:
         envelope = node.wire.open(subject, payload, 0)
-        messages.extend((subject, decode_message(raw)) for raw in envelope.messages)
+        messages.extend((subject, one) for one in envelope.messages if not isinstance(one, WireError))
         return publish(subject, payload)
 
     broker.publish = note

@@ -51,7 +51,7 @@ def test_an_envelope_arrives_whole(said: list[Message], origin: str, first: int,
     payload = wire(*secrets).seal(SUBJECT, sealed)
     opened = wire(*secrets).open(SUBJECT, payload, NOW)
     assert (opened.origin, opened.sent, opened.epoch, opened.first, opened.place) == (origin, NOW, 7, first, 9)
-    assert [decode_message(raw) for raw in opened.messages] == said
+    assert list(opened.messages) == said
 
 
 @pytest.mark.parametrize("secrets", [(), (SECRET,)])
@@ -96,8 +96,9 @@ def test_rule_2_an_unknown_kind_of_message_does_not_spoil_its_neighbours() -> No
     raws = [encode_message(Heartbeat(1)), msgspec.msgpack.encode([LAST + 1, "news"]), encode_message(Bye())]
     payload = wire().seal(SUBJECT, Envelope("a", NOW, 7, 1, [msgspec.Raw(raw) for raw in raws]))
     first, unknown, last = wire().open(SUBJECT, payload, NOW).messages
-    assert refusal(decode_message, unknown) == "unknown"
-    assert (decode_message(first), decode_message(last)) == (Heartbeat(1), Bye())
+    assert isinstance(unknown, WireError)
+    assert unknown.kind == "unknown"
+    assert (first, last) == (Heartbeat(1), Bye())
 
 
 def test_rule_2_unknown_trailing_fields_of_an_envelope_are_ignored() -> None:
@@ -214,13 +215,8 @@ def test_a_secret_that_protects_nothing_is_refused(secret: Any) -> None:
 def read(payload: bytes) -> None:
     """Everything a node does with a payload before it acts: raises `WireError` or nothing."""
     for opener in (wire(), wire(SECRET)):
-        try:
-            opened = opener.open(SUBJECT, payload, NOW)
-        except WireError:
-            continue
-        for raw in opened.messages:
-            with suppress(WireError):
-                decode_message(raw)
+        with suppress(WireError):
+            opener.open(SUBJECT, payload, NOW)
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", b"\x01\x00", b"\x01\x00\x95\xa1a\x01\x00\x01"]))

@@ -36,7 +36,6 @@ from roomcast.core.messages import (
     ServerEvent,
     Unwatch,
     Watch,
-    decode_message,
     encode_message,
 )
 from roomcast.core.packets import Packets
@@ -87,12 +86,9 @@ def target(payload: bytes) -> None:
             envelope = wire.open(SUBJECT, payload, NOW)
         except WireError:
             continue
-        for raw in envelope.messages:
-            try:
-                message = decode_message(raw)
-            except WireError:
-                continue
-            act(message)
+        for message in envelope.messages:
+            if not isinstance(message, WireError):
+                act(message)
 
 
 def seeds() -> list[bytes]:
