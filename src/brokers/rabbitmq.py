@@ -1,4 +1,4 @@
-"""The RabbitMQ broker: `amqp://user:password@host:port/vhost` and `amqps://`.
+"""The RabbitMQ broker: `amqp://user:password@host:port/vhost` and `amqps://`, one server or nodes of a cluster.
 
 Names: one direct exchange `<prefix>` (not durable, gone with the last node) and, per node and per life of its
 link, one exclusive queue `<prefix>.queue.<node>.<random>`. A subject is a routing key, verbatim. One more
@@ -9,6 +9,11 @@ The consumer takes no acks and no prefetch: an exclusive queue dies with its con
 message could never come again, and a limit would only move the backlog into the memory of the server. What
 this node cannot take is dropped here and told (rule 8).
 
+In a cluster the exchange and the bindings are known to every node; a queue lives on the node that its link is
+connected to, and dies with it. The next link has a queue of its own elsewhere. RabbitMQ 3 confirms a bind when all
+nodes have it (Mnesia's transaction). RabbitMQ 4 may keep its bindings in Khepri, and then confirms when most nodes
+have it: until the others do, some moments later, what is published through them does not come here.
+
 A memory or disk alarm makes the server stop reading. A short one only delays; one that outlasts the watchdog
 (rule 12) loses the link, and no new link counts as up before the server has confirmed a publish on it. So
 during an alarm every publish fails at once with `BrokerUnavailable`, and none hangs.
@@ -17,15 +22,16 @@ during an alarm every publish fails at once with `BrokerUnavailable`, and none h
 import asyncio
 import contextlib
 import logging
-import math
 import random
 import secrets
 import ssl
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
-from urllib.parse import SplitResult, parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl
 
 from roomcast.brokers.rabbitmq_link import Confirm, Link, closed, fail, translated
+from roomcast.brokers.rabbitmq_servers import servers
 from roomcast.core.arrivals import Arrivals
 from roomcast.core.broker import BrokerConfig, Delivery, Gap, Guarantees, Log, Position, Subject
 from roomcast.core.errors import (
@@ -38,7 +44,7 @@ from roomcast.core.errors import (
 
 _PARTITIONS = 256  # binds take 0.1 ms each, pipelined, on one server and more in a cluster: no bind per room
 _READ_LIMIT = 256 * 1024  # bytes read ahead; holds more than one AMQP frame
-_BACKOFF_CAP = 1.0  # seconds between two attempts to reconnect
+_BACKOFF, _BACKOFF_CAP = 0.05, 1.0  # seconds between two attempts to reconnect: at first, and at most
 
 _log = logging.getLogger(__name__)
 
@@ -52,14 +58,12 @@ class RabbitBroker:
     log: Log | None = None
 
     def __init__(self, config: BrokerConfig) -> None:
-        parts = urlsplit(config.url)
-        if parts.scheme not in {"amqp", "amqps"}:
-            raise ConfigurationError("A RabbitMQ URL is amqp://user:password@host:port/vhost, or amqps://.")
         self._config = config
-        self._options = dict(parse_qsl(parts.query)) | dict(config.parameters)
-        self._host, self._port = _address(parts)
-        self._url = _client_url(parts, self._options, config.heartbeat)
-        self._tls = _tls_context(self._options) if parts.scheme == "amqps" else None
+        options = dict(parse_qsl(config.url.partition("?")[2])) | dict(config.parameters)
+        self._servers = servers(config.url, options, config.heartbeat)
+        random.shuffle(self._servers)  # so that the nodes of a lost server spread over the others
+        self._server = self._servers[-1]  # in use, or tried last
+        self._tls = _tls_context(options) if config.url.startswith("amqps:") else None
         self._subjects: set[Subject] = set()
         self._arrivals = Arrivals(config.buffer, self._check_open)
         self._link: Link | None = None
@@ -140,7 +144,7 @@ class RabbitBroker:
 
     async def _keep(self, first: asyncio.Future[None]) -> None:
         try:
-            link = await self._connect()
+            link = await self._begin()
         except RoomcastError as exc:
             first.set_exception(exc)
             return
@@ -149,31 +153,46 @@ class RabbitBroker:
             raise
         first.set_result(None)
         loop = asyncio.get_running_loop()
-        pause = 0.0
+        failures = 0
         while True:
             born = loop.time()
             await link.lost.wait()
-            _log.warning("The link to RabbitMQ at %s:%s was lost: %s.", self._host, self._port, link.why)
+            _log.warning("The link to RabbitMQ at %s was lost: %s.", self._server, link.why)
             self._discard(link)
-            if loop.time() - born > 2 * _BACKOFF_CAP:  # else the server cuts each new link: do not hammer it
-                pause = 0.0
-            link, pause = await self._reconnect(pause)
-            _log.info("The link to RabbitMQ at %s:%s is up again.", self._host, self._port)
+            # A server that cuts each new link at once must not be hammered.
+            failures = 0 if loop.time() - born > 2 * _BACKOFF_CAP else failures + 1
+            link, failures = await self._reconnect(failures)
+            _log.info("The link to RabbitMQ is up again, at %s.", self._server)
 
-    async def _reconnect(self, pause: float) -> tuple[Link, float]:
-        while True:
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
-            pause = min(_BACKOFF_CAP, max(0.05, pause * 2))
+    async def _begin(self) -> Link:
+        """A link to one of the servers, each tried once, all within `connect_timeout`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._config.connect_timeout
+        for left in range(len(self._servers), 1, -1):
             try:
-                return await self._connect(), pause
+                return await self._connect(max(0.05, (deadline - loop.time()) / left))
+            except BrokerUnavailable as exc:
+                _log.debug("RabbitMQ cannot be used: %s", exc)
+        return await self._connect(max(0.05, deadline - loop.time()))
+
+    async def _reconnect(self, failures: int) -> tuple[Link, int]:
+        """The next link, and how many attempts have failed in a row: each server is tried before the first pause."""
+        while True:
+            if rounds := failures // len(self._servers):
+                pause = min(_BACKOFF_CAP, _BACKOFF * 2 ** min(rounds - 1, 16))
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+            try:
+                return await self._connect(self._config.connect_timeout), failures
             except RoomcastError as exc:
+                failures += 1
                 _log.debug("RabbitMQ is still out of reach: %s", exc)
 
-    async def _connect(self) -> Link:
-        """A link with every subject restored (rule 1), or an error that names what is wrong (rule 13)."""
+    async def _connect(self, timeout: float) -> Link:
+        """A link to the next server with every subject restored (rule 1), or an error that says what is wrong (13)."""
+        self._server = self._servers[(self._servers.index(self._server) + 1) % len(self._servers)]
         link: Link | None = None
         try:
-            async with asyncio.timeout(self._config.connect_timeout):
+            async with asyncio.timeout(timeout):
                 link = await self._dial()
                 await link.open(f"{self._config.prefix}.queue.{self._config.node}.{secrets.token_hex(4)}")
                 while link.bound != self._subjects:  # they may change while they are being restored
@@ -188,17 +207,18 @@ class RabbitBroker:
             foreign = isinstance(exc, asyncio.CancelledError) and not _cancelling()
             if isinstance(exc, RoomcastError) or not (foreign or isinstance(exc, Exception)):
                 raise
-            where = f"RabbitMQ at {self._host}:{self._port}"
-            raise translated(exc, where, self._config) from exc
+            raise translated(exc, f"RabbitMQ at {self._server}", self._config, timeout) from exc
         if self._was_lost:
             self._arrivals.gap(Gap("reconnected"))
         self._link = link
+        self.guarantees = replace(self.guarantees, barrier=link.scope)
         link.carry(self._arrivals.put, self._on_lost, self._config.heartbeat)
         return link
 
     async def _dial(self) -> Link:
-        streams = await asyncio.open_connection(self._host, self._port, ssl=self._tls, limit=_READ_LIMIT)
-        return Link(streams, self._url, self._config)
+        server = self._server
+        streams = await asyncio.open_connection(server.host, server.port, ssl=self._tls, limit=_READ_LIMIT)
+        return Link(streams, server.url, self._config)
 
     def _discard(self, link: Link, *, graceful: bool = False) -> None:
         task = asyncio.create_task(link.dispose(graceful=graceful))
@@ -228,27 +248,6 @@ class RabbitBroker:
             "There is no link to RabbitMQ now: start() comes first; a lost link is being made again.",
             broker="amqp",
         )
-
-
-def _address(parts: SplitResult) -> tuple[str, int]:
-    try:
-        return parts.hostname or "localhost", parts.port or (5671 if parts.scheme == "amqps" else 5672)
-    except ValueError:
-        # Not chained: the original quotes the URL after the last colon, which may be a password.
-        raise ConfigurationError("The port of a RabbitMQ URL is a number up to 65535.") from None
-
-
-def _client_url(parts: SplitResult, options: Mapping[str, str], heartbeat: float) -> str:
-    """The URL as aiormq wants it.
-
-    AMQP's own heartbeat only lets the *server* notice a dead node and remove its queue; it must not cut a
-    node whose loop was busy for a moment, hence at least 10 s. This side has the watchdog.
-    """
-    auth = options.get("auth", "plain").lower()
-    if auth not in {"plain", "external"}:
-        raise ConfigurationError("auth is plain (user and password) or external (client certificate).")
-    query = f"heartbeat={max(10, math.ceil(2 * heartbeat))}&auth={auth}"
-    return urlunsplit((parts.scheme, parts.netloc or "localhost", parts.path, query, ""))
 
 
 def _tls_context(options: Mapping[str, str]) -> ssl.SSLContext:

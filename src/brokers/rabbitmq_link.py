@@ -11,15 +11,14 @@ import asyncio
 import ssl
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, Protocol, cast
 
-from roomcast.core.broker import BrokerConfig, Delivery, Position, Subject
+from roomcast.core.broker import Barrier, BrokerConfig, Delivery, Position, Subject
 from roomcast.core.errors import (
     BrokerClosed,
     BrokerUnavailable,
     ConfigurationError,
-    PublishRejected,
     PublishUnconfirmed,
     RoomcastError,
 )
@@ -45,6 +44,9 @@ _FLUSH = 1.0  # seconds to wait for confirms at the end, and again for the serve
 _DISPOSE = 3.0  # seconds that aiormq gets to end its tasks once the socket is gone
 _ATTEMPTS = 5  # how often the exchange may vanish between declare and bind
 _DEAF = 4  # heartbeats after which a missing echo counts although other frames still come
+# A nack speaks for all queues that a message went to: one of them may have died with its server, or be full, and the
+# others have it. So it is not a definite failure (rule 5).
+_NACK = "RabbitMQ could not put the message into every queue: one is full, or was lost with its server."
 _HEADER = struct.Struct(">BHIHHQHBB")  # AMQP 0-9-1, 4.2.6.1: content header with a delivery mode, frame end
 _BODY = struct.Struct(">BHI")  # AMQP 0-9-1, 4.2.3: type, channel, size
 
@@ -54,6 +56,7 @@ class _Client(Protocol):
 
     write_queue: asyncio.Queue[ChannelFrame]
     connection_tune: commands.Connection.Tune
+    server_properties: Mapping[str, object]
 
     @property
     def closing(self) -> asyncio.Future[None]: ...
@@ -197,6 +200,12 @@ class Link:
         self._replies.append(self._loop.create_future())
         self._wake.set()
 
+    @property
+    def scope(self) -> Barrier:
+        """How far a bind reaches when it is confirmed: to every node of a cluster, or surely to this one alone."""
+        version = str(self._connection.server_properties.get("version", ""))
+        return "cluster" if version.startswith("3.") else "server"
+
     def check(self) -> None:
         """Raise when this life is over."""
         if self.lost.is_set():
@@ -337,7 +346,7 @@ class Link:
                     confirm.set_result(None)
         elif isinstance(frame, commands.Basic.Nack):
             for confirm in self._confirmed(frame.delivery_tag, frame.multiple):
-                fail(confirm, PublishRejected("RabbitMQ refused the message.", broker="amqp"))
+                fail(confirm, PublishUnconfirmed(_NACK, broker="amqp"))
         elif isinstance(frame, commands.Basic.Cancel):
             if not self._closing:
                 self.lose("the server cancelled the consumer (was the queue deleted?)")
@@ -411,13 +420,13 @@ class Link:
         return "nothing came back within the heartbeat"
 
 
-def translated(exc: BaseException, where: str, config: BrokerConfig) -> RoomcastError:
+def translated(exc: BaseException, where: str, config: BrokerConfig, timeout: float) -> RoomcastError:
     """The client's error in our words (rule 13); none of its own text, since some of it names the user."""
     for kind, text in _HOPELESS.items():
         if isinstance(exc, kind):
             return ConfigurationError(f"{where} {text.format(prefix=config.prefix)}.")
     if isinstance(exc, TimeoutError):
-        text = f"was not ready within {config.connect_timeout} s: stopped, or blocked by a memory or disk alarm"
+        text = f"was not ready within {timeout:.3g} s: stopped, or blocked by a memory or disk alarm"
     elif isinstance(exc, (amqp.AMQPError, PAMQPException)):
         text = "ended the connection at its opening: does the virtual host exist, and may this user use it"
     elif isinstance(exc, ssl.SSLError):

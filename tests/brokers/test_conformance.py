@@ -21,7 +21,7 @@ from tests.brokers.cluster import Check, Cluster, MakeBroker, closing, deleted
 from tests.redis_groups import proxy_before
 from tests.services import SharedBrokers, unavailable
 
-CLUSTERED = {"nats cluster": "nats"}
+CLUSTERED = {"nats cluster": "nats", "amqp cluster": "amqp"}
 LOGS = ("redis+streams",)
 LINKED = ("redis", "nats", "amqp", "redis+sentinel", *CLUSTERED, *LOGS)
 SCHEMES = ("memory", "memory+log", *LINKED, "embedded")

@@ -17,17 +17,17 @@ from aiormq.exceptions import ChannelNotFoundEntity
 from pamqp.common import FieldTable
 
 from roomcast.brokers.rabbitmq import RabbitBroker
+from roomcast.brokers.rabbitmq_servers import servers
 from roomcast.core.broker import Broker, BrokerConfig, Subject
 from roomcast.core.errors import (
     BrokerUnavailable,
     ConfigurationError,
-    PublishRejected,
     PublishUnconfirmed,
     RoomcastError,
 )
 from tests.brokers.cluster import Cluster, closing, deliveries, gaps, payloads, send
 from tests.proxy import TcpProxy
-from tests.services import unavailable
+from tests.services import free_port, unavailable
 
 
 @pytest.fixture
@@ -62,6 +62,11 @@ async def exists(url: str, exchange: str) -> bool:
         ("amqp://u:s3cret@host:port", {}),
         ("amqp://u:s3cret/with/slash@host", {}),
         ("amqp://u@host:s3cret", {}),
+        ("amqp://u:s3cret#x@host", {}),
+        ("amqp://u:s3cret@a,b:port", {}),
+        ("amqp://u:s3cret@a,,b", {}),
+        ("amqp://u:s3cret@a,other:s3cret@b", {}),
+        ("amqp://u:s3cret@[::1", {}),
         ("http://u:s3cret@host", {}),
         ("amqp://u:s3cret@host", {"auth": "guess"}),
         ("amqps://u:s3cret@host", {"cafile": "/nowhere/ca.pem"}),
@@ -75,6 +80,38 @@ def test_a_url_that_cannot_work_is_refused_without_showing_credentials(url: str,
     while error is not None:
         assert "s3cret" not in str(error)
         error = error.__cause__
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("amqp://", ["amqp://localhost:5672"]),
+        ("amqp://host/shop", ["amqp://host:5672/shop"]),
+        ("amqps://u:p%2C@host", ["amqps://u:p%2C@host:5671"]),
+        ("amqp://u:p@a,b:7,[::1]:9,a:5672/", [f"amqp://u:p@{host}/" for host in ("a:5672", "b:7", "[::1]:9")]),
+        ("amqp://u:p@a,u:p@b", ["amqp://u:p@a:5672", "amqp://u:p@b:5672"]),
+    ],
+)
+def test_a_url_names_servers_and_one_login(url: str, found: list[str]) -> None:
+    parsed = servers(url, {}, 5.0)
+    assert [server.url.partition("?")[0] for server in parsed] == found
+    assert "u:p" not in f"{parsed!r} {[str(server) for server in parsed]}"
+
+
+async def test_the_next_server_is_tried(amqp_url: str) -> None:
+    head, at, hosts = amqp_url.partition("@")
+    for _ in range(4):  # where it begins is random
+        broker = broker_at(f"{head}{at}127.0.0.1:{free_port()},{hosts}")
+        await broker.start()
+        await broker.publish(Subject("roomcast.nobody"), b"x")
+        await broker.aclose()
+
+
+async def test_when_no_server_answers_start_says_so_in_time() -> None:
+    broker = broker_at(f"amqp://127.0.0.1:{free_port()},127.0.0.1:{free_port()}")
+    with pytest.raises(BrokerUnavailable, match="cannot be reached"):
+        await broker.start()
+    await broker.aclose()
 
 
 def test_without_the_client_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,20 +199,23 @@ async def test_many_publishes_are_in_flight_together(amqp_url: str) -> None:
         assert loop.time() - started < 1000 * 0.04 / 10  # one at a time takes a round trip of 0.04 s each
 
 
-async def test_a_nack_is_a_rejection_and_costs_no_link(cluster: Cluster, operator: AbstractChannel) -> None:
+async def test_a_nack_is_indefinite_and_costs_no_link(cluster: Cluster, operator: AbstractChannel) -> None:
     node = await cluster.node()
     full, free = cluster.subjects(2)
     queue = f"{cluster.prefix}.full"
     limits: FieldTable = {"x-max-length": 1, "x-overflow": "reject-publish"}
     await operator.queue_declare(queue, exclusive=True, arguments=limits)
     await operator.queue_bind(queue, cluster.prefix, routing_key=full)
+    await node.broker.subscribe([full])
     sent = [send(node.broker, subject, b"x") for subject in (full, free, full, free, full)]
     ended = await asyncio.gather(*sent, return_exceptions=True)
-    assert [isinstance(end, PublishRejected) for end in ended] == [False, False, True, False, True]
-    assert [end for end in ended if end is not None and not isinstance(end, PublishRejected)] == []
+    assert [isinstance(end, PublishUnconfirmed) for end in ended] == [False, False, True, False, True]
+    assert [end for end in ended if end is not None and not isinstance(end, PublishUnconfirmed)] == []
     await node.broker.subscribe([free])
     await node.broker.publish(free, b"still up")
-    assert not gaps(await node.hear_payload(b"still up"))
+    events = await node.hear_payload(b"still up")
+    assert payloads(events) == [b"x", b"x", b"x", b"still up"], "the other queues have what one of them refused"
+    assert not gaps(events)
 
 
 async def test_a_caller_that_stops_waiting_disturbs_no_other(cluster: Cluster) -> None:
