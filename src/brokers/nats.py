@@ -198,6 +198,7 @@ class NatsBroker:
                     refusal = _refusal(refused)
                     raise BrokerUnavailable(str(refusal), broker="nats") from refusal
             await link.unsubscribe([subject for subject in link.subjects if subject not in self._subjects])
+            await link.settle()
             if link.lost:
                 raise BrokerUnavailable("The connection to NATS was lost at once.", broker="nats")
             opened = True

@@ -262,6 +262,12 @@ class Link:
         await self._listen(self._probe, queue=str(info.get("server_id", "")))
         await self._reach.meet(patience)
 
+    async def settle(self) -> None:
+        """Look for other servers a little longer where none was met."""
+        with self._losing():
+            if self._reach is not None:
+                await self._reach.settle(2 * self._heartbeat)
+
     async def flush(self, timeout: float) -> None:
         """Wait until all publishes are confirmed, at most so many seconds (rule 11)."""
         publishes = (

@@ -71,21 +71,24 @@ class Reach:
             await self._send(self._probes.begin(self._echo)[1])
 
     async def meet(self, patience: float) -> None:
-        """What a new link begins with: meet the servers behind its own, or find that they cannot be asked (rule 4).
-
-        Where the own server is the only one that reports, it may just have started, or a node on another server may
-        just be starting: a little later, what is missing between them is there.
-        """
+        """What a new link begins with: meet the servers behind its own, or find that they cannot be asked (rule 4)."""
         if not self._traces:
             if self._clustered:
                 self._warn("is too old to trace messages (2.11 is the first that does)")
             return
-        loop = asyncio.get_running_loop()
-        until = loop.time() + min(_SETTLE, patience)
         await self.everywhere(patience, opening=True)
+
+    async def settle(self, patience: float) -> None:
+        """What the opening of a link ends with, where its server is the only one of the cluster that reports.
+
+        The server may just have started, or a node on another server may just be starting: a little later, what they
+        do not know of each other yet is there.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _SETTLE
         while self.beyond and not (self._others or self._lost) and loop.time() < until:
             await asyncio.sleep(_PAUSE)
-            await self.everywhere(patience, opening=True)
+            await self.everywhere(patience)
 
     async def everywhere(self, patience: float, *, opening: bool = False) -> None:
         """Return once all that was sent before is handled everywhere (rules 1 to 3), or the link is lost.
