@@ -80,8 +80,12 @@ class Collector:
             if self._over:
                 return None
             self._news.clear()
-            async with asyncio.timeout_at(deadline):
-                await self._news.wait()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._news.wait()
+            except TimeoutError:
+                if not self._news.is_set():  # else it came in the very turn of the deadline
+                    raise
         return self._answers.popleft()
 
 

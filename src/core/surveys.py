@@ -64,8 +64,12 @@ class Survey:
                 return None
             self._surveys.node.check_open()
             self._news.clear()
-            async with asyncio.timeout_at(deadline):
-                await self._news.wait()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._news.wait()
+            except TimeoutError:
+                if not self._news.is_set():  # else it came in the very turn of the deadline
+                    raise
         node, reply = request.arrived.popleft()
         if reply.more:
             self._surveys.more(request, node)
