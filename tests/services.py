@@ -54,6 +54,12 @@ def speaks(host: str, port: int, hello: bytes, answer: Sequence[bytes], *, withi
     return got.startswith(tuple(answer))
 
 
+def said(port: int, what: bytes) -> bool:
+    """Whether it stands in what the server on a loopback port says first."""
+    with socket.create_connection(("127.0.0.1", port), timeout=2.0) as sock:
+        return what in sock.recv(4096)
+
+
 def halted(pid: int) -> bool:
     """Whether every thread of a process is stopped; where there is no /proc, whatever the signal has done by now."""
     states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
@@ -257,6 +263,13 @@ class NatsServer(Server):
         return [binary, "--addr", "127.0.0.1", "--port", str(self.port), *self.config]
 
 
+class JetStreamServer(NatsServer):
+    """A nats-server with JetStream, which keeps its data as long as the object lives."""
+
+    def argv(self, binary: str) -> Sequence[str]:
+        return [*super().argv(binary), "--jetstream", "--store_dir", str(self.directory / "jetstream")]
+
+
 class RabbitServer(Server):
     """A RabbitMQ node of its own name; `config` are lines of rabbitmq.conf. Takes some seconds to start.
 
@@ -338,7 +351,7 @@ class RabbitServer(Server):
                 raise RuntimeError(f"rabbitmqctl {' '.join(words)}: {done.stdout}{done.stderr}")
 
 
-SERVERS: Mapping[str, type[Server]] = {"redis": RedisServer, "nats": NatsServer, "amqp": RabbitServer}
+SERVERS: Mapping[str, type[Server]] = {"redis": RedisServer, "nats": JetStreamServer, "amqp": RabbitServer}
 _VARIABLES = {
     "redis": "ROOMCAST_TEST_REDIS_URL",
     "nats": "ROOMCAST_TEST_NATS_URL",
@@ -404,6 +417,17 @@ class SharedBrokers:
             if url is None:
                 unavailable(name_of(scheme), self.sources[scheme])
             self.found[scheme] = url
+        return self.found[scheme]
+
+    def log_url(self, scheme: str) -> str:
+        """The URL of the log that the shared broker of a scheme such as `nats+jetstream` keeps."""
+        if scheme not in self.found:
+            url = self.url(scheme.partition("+")[0])
+            port = urlsplit(url).port or 0
+            if scheme == "nats+jetstream" and not said(port, b'"jetstream":true'):
+                started, self.sources[scheme] = self._start(JetStreamServer)
+                url = started or unavailable("JetStream", self.sources[scheme])
+            self.found[scheme] = f"{scheme}://{url.partition('://')[2]}"
         return self.found[scheme]
 
     def share(self) -> None:

@@ -59,10 +59,10 @@ class NatsBroker:
 
     def __init__(self, config: BrokerConfig) -> None:
         self._config = config
-        urls, self._options = _endpoints(config)
+        urls, self._options = endpoints(config)
         self._servers = Servers(urls)
         self._server = self._servers.first
-        self._gossip = _flag(config.parameters, "gossip", default="1")
+        self._gossip = flag(config.parameters, "gossip", default="1")
         self._subjects: dict[Subject, None] = {}
         self._arrivals = Arrivals(config.buffer, self._check_open)
         self._link: Link | None = None
@@ -214,7 +214,7 @@ class NatsBroker:
     def _login(self) -> dict[str, Any]:
         """The files are read for each link: they may have been renewed, or be half written just now."""
         try:
-            return _files(self._config.parameters)
+            return login_files(self._config.parameters)
         except ConfigurationError as exc:
             raise BrokerUnavailable(str(exc), broker="nats") from exc
 
@@ -280,7 +280,7 @@ def _refusal(refused: Collection[Subject]) -> ConfigurationError:
     )
 
 
-def _endpoints(config: BrokerConfig) -> tuple[list[str], dict[str, Any]]:
+def endpoints(config: BrokerConfig) -> tuple[list[str], dict[str, Any]]:
     """The servers, without credentials, and what `connect` of nats-py is to be told."""
     scheme, _, rest = config.url.partition("://")
     hosts, _, path = rest.partition("/")
@@ -298,7 +298,7 @@ def _endpoints(config: BrokerConfig) -> tuple[list[str], dict[str, Any]]:
     if len(logins) > 1:
         raise ConfigurationError("A NATS URL with several servers has one login for all of them.")
     options: dict[str, Any] = {}
-    files = _files(config.parameters)
+    files = login_files(config.parameters)
     if len(files) > 1 or (files and any(password is not None for _, password in logins)):
         raise ConfigurationError("creds, nkey_seed and user:password are different logins: a NATS URL has one.")
     for user, password in logins:
@@ -317,7 +317,7 @@ def _parts(url: str) -> SplitResult:
     )
 
 
-def _files(parameters: Mapping[str, str]) -> dict[str, Any]:
+def login_files(parameters: Mapping[str, str]) -> dict[str, Any]:
     """Credentials that stand in files, read here: nats-py looks for the JWT for ever in a file that has none."""
     options: dict[str, Any] = {}
     if path := parameters.get("creds"):
@@ -346,7 +346,7 @@ def _credentials(parameter: str, path: str) -> str:
 
 
 def _tls(parameters: Mapping[str, str], scheme: str) -> dict[str, Any]:
-    handshake_first = _flag(parameters, "tls_handshake_first")
+    handshake_first = flag(parameters, "tls_handshake_first")
     if scheme != "tls":
         if handshake_first or any(parameters.get(name) for name in ("tls_ca", "tls_cert", "tls_key", "tls_hostname")):
             raise ConfigurationError(
@@ -378,7 +378,8 @@ def _passphrase() -> str:
     raise ConfigurationError("tls_key is encrypted: it must be a key without a passphrase.")
 
 
-def _flag(parameters: Mapping[str, str], name: str, default: str = "0") -> bool:
+def flag(parameters: Mapping[str, str], name: str, default: str = "0") -> bool:
+    """A parameter that is on or off, or `ConfigurationError`."""
     text = parameters.get(name, default).lower()
     if text in ("1", "true", "yes", "on"):
         return True

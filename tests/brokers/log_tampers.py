@@ -1,6 +1,10 @@
 """What somebody else may do to a log, for each broker that keeps one."""
 
+import json
+from typing import Any, cast
 from urllib.parse import urlsplit
+
+from nats.aio.client import Client
 
 from roomcast.brokers.memory_log import memory_logs
 from roomcast.brokers.redis_link import pack
@@ -58,4 +62,35 @@ async def redis_command(cluster: Cluster, *words: str) -> object:
         await connection.disconnect()
 
 
-TAMPERS: dict[str, Tamper] = {"memory+log": MemoryTamper(), "redis+streams": RedisTamper()}
+class JetStreamTamper:
+    """A client of the same NATS."""
+
+    async def poison(self, cluster: Cluster) -> None:
+        """Any payload on a subject of the log is an entry; another's are for the core to refuse."""
+
+    async def trim(self, cluster: Cluster, count: int) -> bool:
+        name = f"{cluster.prefix}_log_0"
+        info = json.loads(await nats_request(cluster, f"STREAM.INFO.{name}", b""))
+        upto = json.dumps({"seq": info["state"]["first_seq"] + count}).encode()
+        assert json.loads(await nats_request(cluster, f"STREAM.PURGE.{name}", upto))["purged"] == count
+        return True
+
+    async def delete(self, cluster: Cluster) -> None:
+        assert json.loads(await nats_request(cluster, f"STREAM.DELETE.{cluster.prefix}_log_0", b""))["success"]
+
+
+async def nats_request(cluster: Cluster, verb: str, payload: bytes) -> bytes:
+    """What JetStream answers to one request."""
+    client = cast("Any", Client())
+    await client.connect(cluster.url.replace("+jetstream", "", 1))
+    try:
+        return bytes((await client.request(f"$JS.API.{verb}", payload, timeout=5)).data)
+    finally:
+        await client.close()
+
+
+TAMPERS: dict[str, Tamper] = {
+    "memory+log": MemoryTamper(),
+    "redis+streams": RedisTamper(),
+    "nats+jetstream": JetStreamTamper(),
+}

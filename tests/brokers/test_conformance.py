@@ -22,7 +22,7 @@ from tests.redis_groups import proxy_before
 from tests.services import SharedBrokers, unavailable
 
 CLUSTERED = {"nats cluster": "nats", "amqp cluster": "amqp"}
-LOGS = ("redis+streams",)
+LOGS = ("redis+streams", "nats+jetstream")
 LINKED = ("redis", "nats", "amqp", "redis+sentinel", *CLUSTERED, *LOGS)
 SCHEMES = ("memory", "memory+log", *LINKED, "embedded")
 
@@ -42,11 +42,6 @@ def broker_class(scheme: str) -> MakeBroker:
         unavailable(f"The broker of {scheme}://", repr(exc))
 
 
-def log_url(scheme: str, brokers: SharedBrokers) -> str:
-    """The URL of the log of a shared broker."""
-    return f"{scheme}://{brokers.url(scheme.partition('+')[0]).partition('://')[2]}"
-
-
 def check_name(check: Check) -> str:
     return check.__name__
 
@@ -55,7 +50,7 @@ def servers(scheme: str, brokers: SharedBrokers, clusters: SharedClusters) -> li
     """A URL for each server of the broker under test; the nodes of a check take them in turn."""
     if scheme in CLUSTERED:
         return clusters.urls(CLUSTERED[scheme])
-    return [log_url(scheme, brokers) if scheme in LOGS else brokers.url(scheme)]
+    return [brokers.log_url(scheme) if scheme in LOGS else brokers.url(scheme)]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tests.brokers import checks_log
 from tests.brokers.checks_log import LogCheck
 from tests.brokers.cluster import Cluster, closing, deleted
 from tests.brokers.log_tampers import TAMPERS
-from tests.brokers.test_conformance import broker_class, log_url
+from tests.brokers.test_conformance import broker_class
 from tests.services import SharedBrokers
 
 SCHEMES = tuple(TAMPERS)
@@ -20,7 +20,7 @@ SCHEMES = tuple(TAMPERS)
 
 @pytest.fixture
 async def cluster(scheme: str, shared_brokers: SharedBrokers) -> AsyncIterator[Cluster]:
-    url = f"{scheme}://t{uuid4().hex[:12]}" if scheme == "memory+log" else log_url(scheme, shared_brokers)
+    url = f"{scheme}://t{uuid4().hex[:12]}" if scheme == "memory+log" else shared_brokers.log_url(scheme)
     async with deleted(Cluster(broker_class(scheme), url)) as made, closing(made):
         yield made
     gc.collect()

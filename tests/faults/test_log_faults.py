@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from itertools import groupby
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -13,21 +12,22 @@ from roomcast.core.errors import BrokerError
 from tests.brokers.checks_log import log_of
 from tests.brokers.cluster import Cluster, Event, Node, closing, gaps, payloads
 from tests.brokers.test_conformance import broker_class
-from tests.services import RedisServer, Server
+from tests.services import JetStreamServer, RedisServer, Server
 from tests.waiting import until
 
 pytestmark = pytest.mark.fault
 
 HEARTBEAT = 0.6
-SERVERS: dict[str, Callable[[Path], Server]] = {
-    "redis+streams": lambda _: RedisServer("--appendonly", "yes", "--appendfsync", "always"),
+SERVERS: dict[str, Callable[[], Server]] = {
+    "redis+streams": lambda: RedisServer("--appendonly", "yes", "--appendfsync", "always"),
+    "nats+jetstream": JetStreamServer,
 }
 DEDUPLICATES = {"redis+streams", "nats+jetstream"}
 
 
 @pytest.fixture
-async def server(scheme: str, tmp_path: Path) -> AsyncIterator[Server]:
-    async with SERVERS[scheme](tmp_path) as started:
+async def server(scheme: str) -> AsyncIterator[Server]:
+    async with SERVERS[scheme]() as started:
         yield started
 
 
