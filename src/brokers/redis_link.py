@@ -1,8 +1,10 @@
 """The link of a node to Redis: two connections that live and die together.
 
 One connection hears and one tells; a node that hears but cannot tell, or the reverse, is a node that is half
-there, so when either dies both are lost. The client library is used for the connection alone (TLS,
-authentication, parsing): its own pool, retries and resubscription lose or repeat messages without a word.
+there, so when either dies both are lost. The client library is used to connect alone (TLS, authentication): its own
+pool, retries and resubscription lose or repeat messages without a word. Once connected, what arrives is parsed and
+handed on as it is read from the socket, and what is sent is written at the call when nothing stands in the way: a
+task in between would cost every message a turn of the loop.
 
 Replies come back in the order of the commands, so a deque of futures is all the bookkeeping there is, and
 many batches may be on their way before the first is confirmed.
@@ -24,25 +26,31 @@ from roomcast.core.errors import (
 )
 
 try:
+    import hiredis
     from redis.exceptions import ResponseError
 except ImportError as missing:
     raise ConfigurationError('redis:// needs the Redis client: pip install "roomcast[redis]"') from missing
 
 _WINDOW = 16_384
-"""How many replies may be outstanding on a connection before the writer waits for some of them."""
+"""How many replies may be outstanding on a connection before some of them are waited for."""
 _BATCH = 256 * 1024
-"""Bytes after which a batch is written, whatever else is waiting."""
+"""Bytes of one write, and bytes that may wait for the socket before nothing is added to them."""
 CHANNELS = 512
 """Channels in one SUBSCRIBE. The confirmations of a boundless one could fill the server's output buffer."""
+_NO_MORE = object()
+
+
+class _Parser(Protocol):
+    """What is used of the client's parser: its names for the errors that a server answers."""
+
+    def parse_error(self, response: str, /) -> Exception: ...
 
 
 class Connection(Protocol):
     """What is used of `redis.asyncio.Connection`, which is not fully typed."""
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether there is a socket."""
-        ...
+    _writer: asyncio.StreamWriter
+    _parser: "_Parser"
 
     async def connect(self) -> None:
         """Connect, and prove who this is."""
@@ -63,6 +71,34 @@ class Connection(Protocol):
 
 class Answer(asyncio.Future[object]):
     """The future of a command whose reply is wanted itself, not only that it came."""
+
+
+class _Inlet(asyncio.Protocol):
+    """Takes the place of the client's stream: what is read goes on at once; the rest is the stream's as before."""
+
+    def __init__(
+        self, stream: asyncio.Protocol, take: Callable[[bytes], None], ended: Callable[[Exception], None]
+    ) -> None:
+        self._stream = stream
+        self._take = take
+        self._ended = ended
+
+    def data_received(self, data: bytes) -> None:
+        self._take(data)
+
+    def eof_received(self) -> bool | None:
+        self._ended(ConnectionError("Connection closed by server."))
+        return self._stream.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended(exc or ConnectionError("Connection closed."))
+        self._stream.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._stream.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stream.resume_writing()
 
 
 class Line:
@@ -86,8 +122,10 @@ class Line:
         fail: Callable[[Exception], None],
     ) -> None:
         self._connection = connection
-        # The one private attribute: only the transport can drop what a silent server will never read.
-        self._writer = cast("asyncio.StreamWriter | None", getattr(connection, "_writer", None))
+        # Two private attributes: who has the transport reads and writes without a task, and can drop what a silent
+        # server will never read; the parser knows the errors.
+        self._writer = connection._writer  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        self._transport = self._writer.transport
         self._deliver = deliver
         self._refused = refused
         self._fail = fail
@@ -95,15 +133,18 @@ class Line:
         self._pending: deque[tuple[bytes, asyncio.Future[Any], int]] = deque()
         # A command with n replies stands here n times: None, and last the future it resolves.
         self._inflight: deque[asyncio.Future[Any] | None] = deque()
-        self._wake = asyncio.Event()
+        self._held = False  # more may come in this turn of the loop, to leave in one write
         self._full = False
+        self._clogged = asyncio.Event()
         self._gone: Callable[[], BrokerError] | None = None
         self.heard = True
         self.silences = 0
-        self._tasks = (
-            self._loop.create_task(self._read(), name="roomcast-redis-read"),
-            self._loop.create_task(self._write(), name="roomcast-redis-write"),
-        )
+        # Nothing has arrived that the client has not read: it has had the answer to all it has asked.
+        parse_error = connection._parser.parse_error  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        self._replies = hiredis.Reader(replyError=parse_error, notEnoughData=_NO_MORE)
+        stream = cast("asyncio.Protocol", self._transport.get_protocol())
+        self._transport.set_protocol(_Inlet(stream, self._read, self._over))
+        self._drainer = self._loop.create_task(self._drain(), name="roomcast-redis-write")
 
     def send(self, command: bytes, replies: int = 1) -> asyncio.Future[None]:
         """Queue a packed command; the future resolves with its last reply, or with its error."""
@@ -117,7 +158,10 @@ class Line:
             future.set_exception(self._gone())
         else:
             self._pending.append((command, future, replies))
-            self._wake.set()
+            if not self._held:
+                self._held = True
+                self._loop.call_soon(self._let_go)
+                self._write()
 
     def ask(self, *words: bytes) -> Answer:
         """Queue a command; the future resolves with its reply, or with its error."""
@@ -138,10 +182,8 @@ class Line:
     def abandon(self, sent: Callable[[], BrokerError], unsent: Callable[[], BrokerError]) -> None:
         """Stop both directions at once and fail every future, by whether its command was ever written."""
         self._gone = unsent
-        for task in self._tasks:
-            task.cancel()
-        if self._writer is not None:
-            self._writer.transport.abort()
+        self._drainer.cancel()
+        self._transport.abort()
         for future in self._inflight:
             if future is not None and not future.done():
                 future.set_exception(sent())
@@ -152,27 +194,37 @@ class Line:
         self._pending.clear()
 
     async def aclose(self) -> None:
-        """Wait until the tasks and the socket of an abandoned line are gone."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Wait until the task and the socket of an abandoned line are gone."""
+        await asyncio.gather(self._drainer, return_exceptions=True)
         await self._connection.disconnect(nowait=True)
-        if self._writer is not None:
-            with suppress(OSError):  # the error that ended the connection, told before
-                await self._writer.wait_closed()
+        with suppress(OSError):  # the error that ended the connection, told before
+            await self._writer.wait_closed()
 
-    async def _write(self) -> None:
+    def _let_go(self) -> None:
+        self._held = False
+        self._write()
+
+    def _write(self) -> None:
+        """Write what waits, as far as the socket and the window take it; what is left goes on when they do."""
+        while self._pending and self._gone is None:
+            self._full = len(self._inflight) >= _WINDOW
+            if self._full:
+                return
+            if self._transport.get_write_buffer_size() >= _BATCH:
+                self._clogged.set()
+                return
+            self._transport.write(b"".join(self._next_batch()))
+
+    async def _drain(self) -> None:
+        """Write on when the socket has taken what it was given."""
         try:
             while True:
-                self._full = len(self._inflight) >= _WINDOW
-                if self._full or not self._pending:
-                    self._wake.clear()
-                    await self._wake.wait()
-                    continue
-                batch = self._next_batch()
-                if not self._connection.is_connected:  # sending would reconnect, behind the link's back
-                    return
-                await self._connection.send_packed_command(batch, check_health=False)
+                await self._clogged.wait()
+                await self._writer.drain()
+                self._clogged.clear()
+                self._write()
         except Exception as exc:  # noqa: BLE001 - whatever ends this loop ends the link, and says so
-            self._fail(exc)
+            self._over(exc)
 
     def _next_batch(self) -> list[bytes]:
         batch: list[bytes] = []
@@ -187,31 +239,36 @@ class Line:
             inflight.append(future)
         return batch
 
-    async def _read(self) -> None:
-        read, deliver, inflight = self._connection.read_response, self._deliver, self._inflight
-        message = self.message
+    def _read(self, data: bytes) -> None:
+        deliver, inflight, message = self._deliver, self._inflight, self.message
+        self.heard = True
         try:
-            while True:
-                try:
-                    reply = await read()
-                except ResponseError as exc:
-                    self._refuse(exc)
-                    continue
-                self.heard = True
-                if type(reply) is list and reply:
+            self._replies.feed(data)
+            next_reply: Callable[[], object] = self._replies.gets
+            while (reply := next_reply()) is not _NO_MORE and self._gone is None:
+                if isinstance(reply, list) and reply:
                     parts = cast("list[bytes]", reply)
                     if parts[0] == message:
                         deliver(parts[1], parts[2])
                         continue
                     if self._pushed(parts):
                         continue
+                elif isinstance(reply, ResponseError):
+                    self._refuse(reply)
+                    continue
+                elif isinstance(reply, Exception):  # of the connection, such as "still loading"
+                    raise reply  # noqa: TRY301 - it ends as an error of the socket does
                 future = inflight.popleft()
                 if future is not None and not future.done():
                     future.set_result(reply if isinstance(future, Answer) else None)
-                if self._full:
-                    self._wake.set()
-        except Exception as exc:  # noqa: BLE001 - whatever ends this loop ends the link, and says so
-            self._fail(exc)
+        except Exception as exc:  # noqa: BLE001 - whatever cannot be read ends the link, and says so
+            self._over(exc)
+        if self._full:
+            self._write()
+
+    def _over(self, cause: Exception) -> None:
+        if self._gone is None:
+            self._fail(cause)
 
     def _pushed(self, parts: list[bytes]) -> bool:  # noqa: ARG002 - for those who expect any
         """Whether this is no reply to a command, but something that the server says by itself."""
@@ -219,11 +276,9 @@ class Line:
 
     def _refuse(self, exc: ResponseError) -> None:
         """Settle the oldest command with the error that is its only reply, however many it could have had."""
-        self.heard = True
         while (future := self._inflight.popleft()) is None:
             pass
         self._spurn(future, exc)
-        self._wake.set()
 
     def _spurn(self, future: asyncio.Future[Any], exc: ResponseError) -> None:
         if not future.done():

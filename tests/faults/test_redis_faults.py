@@ -162,8 +162,9 @@ async def test_a_reset_leaves_the_written_unconfirmed_and_the_unwritten_never_se
 
 async def test_a_black_hole_is_declared_lost_within_two_heartbeats(proxy: TcpProxy, cluster: Cluster) -> None:
     node = await cluster.node(linked=True, heartbeat=BEAT)
-    room = cluster.subjects(1)
+    *room, unheard = cluster.subjects(2)
     await node.broker.subscribe(room)
+    await node.broker.publish(unheard, b"x")  # so both have answered what they were asked
     proxy.stall()
     began = asyncio.get_running_loop().time()
     publishing = send(node.broker, room[0], b"into the hole")
