@@ -5,7 +5,9 @@ Run: python -m bench.end_to_end [--only roomcast-redis python-socketio-redis nod
 
 Four processes for each contestant: two nodes, the load with all the clients (half of them on each node), and this one,
 which steers. Node A emits 200-byte events to the room: in a burst as fast as it can, with 16 events under way at most;
-paced at 5,000 deliveries a second.
+paced at 5,000 deliveries a second; and idle, with pings alone, which are in the cost of paced deliveries, too. Clients
+connect over 25 seconds, a period of these pings, so that each turn has its share of them. Settings of all servers are
+those they have by themselves.
 
 Server CPU is that of both nodes, by resource usage, from before the first emit until after the last arrival; load and
 broker are not in it. Every client checks the bytes of every event against what must come next: lost, duplicated and
@@ -19,7 +21,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
-from bench.end_to_end_course import Course, Entrant, Settings
+from bench.end_to_end_course import Course, Entrant, Figures, Settings
 from bench.measure import interleave
 from bench.plan import Part, Plan, add_options, planned, run, table
 from bench.report import Result
@@ -32,15 +34,18 @@ QUICK = ("roomcast-redis", "roomcast-nats", "roomcast-amqp", "python-socketio-re
 OTHER_WS = ("websockets", "wsproto")
 """The websocket implementations that uvicorn does not choose by itself where `websockets` is installed."""
 
+ARRIVAL = 25.0
+"""Seconds over which clients connect: one period of Engine.IO's pings."""
+
 WARM = 20
 """Events before anything is measured: subscriptions take effect, buffers grow, code is compiled."""
 
-MODES = ("burst", "paced")
+MODES = ("burst", "paced", "idle")
 
 
 async def measure(plan: Plan, result: Result) -> None:
     """Everyone, and with the other websocket implementations those who are compared first."""
-    settings = Settings(seconds=0.7, paced_seconds=2.0) if plan.quick else Settings()
+    settings = Settings(seconds=0.7, paced_seconds=2.0) if plan.quick else Settings(arrival=ARRIVAL)
     await measure_with(plan, result, settings)
     if not plan.quick:
         for ws in OTHER_WS:
@@ -75,13 +80,21 @@ async def measure_with(
         return
     async with AsyncExitStack() as stack:
         courses = [Course(entrant, settings) for entrant in entrants]
+        await asyncio.gather(*(course.start(stack) for course in courses))
         for course in courses:
-            await course.start(stack)
             await course.burst(10.0, WARM)
         for case in cases:
             for _, course in interleave(courses, plan.rounds):
-                figures = await (course.burst() if case["mode"] == "burst" else course.paced())
-                result.add(case, course.entrant.name, figures)
+                result.add(case, course.entrant.name, await once(course, str(case["mode"])))
+
+
+async def once(course: Course, mode: str) -> Figures:
+    """One round of one contestant in one mode."""
+    if mode == "burst":
+        return await course.burst()
+    if mode == "paced":
+        return await course.paced()
+    return await course.idle(course.settings.paced_seconds)
 
 
 PART = Part("end_to_end", "real websocket clients on two nodes: deliveries, server CPU and latency", measure)
@@ -98,6 +111,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=usual.in_flight, help="events under way in a burst")
     parser.add_argument("--deliveries", type=float, default=usual.deliveries, help="a second, when paced")
     parser.add_argument("--paced-seconds", type=float, default=usual.paced_seconds)
+    parser.add_argument("--arrival", type=float, default=ARRIVAL, help="seconds over which clients connect")
     parser.add_argument("--ws", default="auto", help="uvicorn's websocket implementation")
     parser.add_argument("--tree", nargs="*", default=[], help="other working trees, to compare their roomcast")
     options = parser.parse_args()
@@ -108,6 +122,7 @@ def main() -> None:
         options.in_flight,
         options.deliveries,
         options.paced_seconds,
+        options.arrival,
     )
 
     async def alone(plan: Plan, result: Result) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ class Settings:
         in_flight: events in a burst that may not have been received yet.
         deliveries: deliveries a second when paced.
         paced_seconds: how long that is kept up.
+        arrival: seconds over which the clients connect at an even rate; 0: as fast as they can. Over a period of
+            pings (25 s in Engine.IO), pings are as even as those of clients that come and go.
         events: how many events a run may have in all.
     """
 
@@ -38,6 +41,7 @@ class Settings:
     in_flight: int = 16
     deliveries: float = 5000
     paced_seconds: float = 3.0
+    arrival: float = 0.0
     events: int = 40_000
 
 
@@ -116,6 +120,7 @@ class Course:
                         for place, count in zip(started, _shares(share, len(started)), strict=True)
                     ],
                     concurrency=100 // len(shares),
+                    over=settings.arrival,
                     timeout=240,
                     patience=250,
                 )
@@ -160,6 +165,15 @@ class Course:
         (seen,) = await self._settle(first=first, times=times)
         latencies = {f"{name}_ms": float(seen[name] or 0) * 1e3 for name in ("p50", "p99")}
         return latencies | await self._costs(before, seen, count * settings.clients)
+
+    async def idle(self, seconds: float) -> Figures:
+        """Emit nothing: what connections cost by themselves, pings for the most part."""
+        before = await self._usage()
+        began = time.monotonic()
+        await asyncio.sleep(seconds)
+        after = await self._usage()
+        used = (after["cpu"] - before["cpu"]) / (time.monotonic() - began)
+        return {"server_us_per_client_second": used / self.settings.clients * 1e6}
 
     async def broadcasts(self, count: int) -> Figures:
         """Emit events to everyone, each when the last client has the one before.

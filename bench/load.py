@@ -2,8 +2,8 @@
 
 Run by the measurements, not by hand: it is asked line by line (see `processes`):
 
-- `connect`: `addresses` [[host, port, clients], ...], `concurrency` connections on the way at once, spread over
-  several local addresses; answers when all are Socket.IO clients.
+- `connect`: `addresses` [[host, port, clients], ...], `concurrency` connections on the way at once, at an even rate
+  over `over` seconds (0: as fast as possible); answers when all are Socket.IO clients.
 - `run`: tell the UDP port `credit` the number of events received, the mean over all clients, each time it has grown by
   `every`; 0: nobody is told. Keep times of arrival if `timed`.
 - `settle`: `until` which event, `timeout` seconds, `times` when each of the timed events was emitted (the monotonic
@@ -66,7 +66,6 @@ class Load:
         self._clients: dict[int, Client] = {}
         self._waiting: deque[tuple[str, int, str]] = deque()
         self._connecting = 0
-        self._concurrency = 0
         self._connected = 0
         self._lost: list[str] = []
         self._received = 0  # bytes of the stream, over all clients
@@ -196,7 +195,9 @@ class Load:
             command = json.loads(line)
             getattr(self, "_do_" + command.pop("do"))(**command)
 
-    def _do_connect(self, addresses: Sequence[tuple[str, int, int]], concurrency: int, timeout: float) -> None:
+    def _do_connect(
+        self, addresses: Sequence[tuple[str, int, int]], concurrency: int, over: float, timeout: float
+    ) -> None:
         began = time.monotonic()
         total = 0
         places = [deque([(host, port)] * count) for host, port, count in addresses]
@@ -207,11 +208,13 @@ class Load:
                     self._waiting.append((host, port, f"127.0.0.{2 + total % _SOURCES}"))
                     total += 1
         before = self._connected
-        self._concurrency = concurrency
+        opened = 0
         while self._connected - before < total and not self._lost and time.monotonic() - began < timeout:
-            while self._waiting and self._connecting < self._concurrency:
+            due = total if not over else total * (time.monotonic() - began) / over
+            while self._waiting and self._connecting < concurrency and opened < due:
                 self._open(*self._waiting.popleft())
-            self._turn(0.1)
+                opened += 1
+            self._turn(0.02)
         if self._connected - before < total:
             why = self._lost[0] if self._lost else f"time is over after {timeout} s"
             answer({"error": f"{self._connected - before} of {total} clients are connected: {why}"})
