@@ -108,7 +108,7 @@ class Course:
         self.nodes = [await self.entrant.start(channel, settings.size) for _ in range(2)]
         for process in (*self._loads, *self.nodes):
             await stack.enter_async_context(process)
-        started = [await node.ask("start", patience=60) for node in self.nodes]
+        started = [await node.ask("start", patience=180) for node in self.nodes]
         self._credit = started[0]["credit"]
         before = await self._usage()
         connected = await asyncio.gather(
