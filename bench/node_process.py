@@ -10,6 +10,7 @@ is the same in Node.js, verb by verb. Times are seconds of the monotonic clock, 
 import asyncio
 import contextlib
 import gc
+import itertools
 import json
 import logging
 import sys
@@ -29,6 +30,8 @@ logger = logging.getLogger("bench")
 
 BURST = 200
 """Events between two turns of the loop, as a busy handler would."""
+IN_FLIGHT = 64
+"""Joins and leaves at the same time."""
 SHARE = 4
 """The same for one of many emits in flight."""
 
@@ -244,9 +247,12 @@ class Node:
         sio = self._servers[0].sio
         sids = [(await self._servers[0].connect())[0] for _ in range(members)]
         names = [f"room-{number:08}" for number in range(rooms)]
+        joins = ((sid, name) for name in names for sid in sids)
+        await asyncio.gather(*(asyncio.sleep(0) for _ in range(IN_FLIGHT)))  # what asyncio keeps for that many
         before = self._heap()
-        for first in range(0, rooms, 500):
-            await asyncio.gather(*(sio.enter_room(sid, name) for name in names[first : first + 500] for sid in sids))
+        while some := list(itertools.islice(joins, IN_FLIGHT)):
+            await asyncio.gather(*(sio.enter_room(sid, name) for sid, name in some))
+        del some
         return {"bytes": (self._heap() - before) / (rooms * members)}
 
     async def memory_of_clients(self, count: int) -> dict[str, Any]:
@@ -277,8 +283,8 @@ class Node:
         costs: dict[str, Any] = {}
         for verb, method in (("join", server.sio.enter_room), ("leave", server.sio.leave_room)):
             used, began = cpu(), time.monotonic()
-            for first in range(0, times, 64):
-                await asyncio.gather(*(method(sid, name) for name in names[first : first + 64]))
+            for first in range(0, times, IN_FLIGHT):
+                await asyncio.gather(*(method(sid, name) for name in names[first : first + IN_FLIGHT]))
             wall = time.monotonic() - began
             if verb == "leave" and fresh and self._contestant.library == "roomcast":
                 await asyncio.sleep(3)  # a second longer than it lingers

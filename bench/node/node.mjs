@@ -43,7 +43,7 @@ class IdleTransport extends EventEmitter {
   }
 }
 
-const nodes = []; // {io, pub, sub, sockets: [engine sockets]}
+const nodes = []; // of each server: io, its clients as engine.io has them and as socket.io has them, Redis clients
 let outstanding = 0;
 
 function counted(client, command) {
@@ -62,7 +62,7 @@ function counted(client, command) {
 async function startServer() {
   const io = new Server({ serveClient: false });
   io.bind(new Engine({ pingInterval: 3_600_000 })); // no request ever reaches it: clients come by io.onconnection
-  const node = { io, sockets: [], probe: null, pub: null, sub: null };
+  const node = { io, sockets: [], members: [], probe: null, pub: null, sub: null };
   if (variant !== "memory") {
     node.pub = createClient({ url });
     node.pub.on("error", (error) => console.error(error));
@@ -95,7 +95,10 @@ function connectClient(node, room = null, keep = true) {
   return new Promise((resolve) => {
     node.io.of("/").once("connection", (socket) => {
       if (room !== null) socket.join(room);
-      if (keep) node.sockets.push(conn);
+      if (keep) {
+        node.sockets.push(conn);
+        node.members.push(socket);
+      }
       drain(conn);
       resolve({ socket, conn });
     });
@@ -219,9 +222,8 @@ const verbs = {
   // `count` rooms, each joined by one client, in turn; returns once Redis has heard of all of them.
   async rooms({ count, prefix }) {
     for (const node of nodes) {
-      const sockets = [...node.io.of("/").sockets.values()];
       for (let number = 0; number < count; number++) {
-        sockets[number % sockets.length].join(`${prefix}${number}`);
+        node.members[number % node.members.length].join(`${prefix}${number}`);
         if (number % 1000 === 0) await turn();
       }
       await barrier(node);
