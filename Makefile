@@ -9,7 +9,7 @@ SYNCED := $(VENV)/.synced
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help env brokers browser demo test test-fast test-oldest test-all lint format types contracts docs wheel fuzz bench bench-peers clean
+.PHONY: help env brokers browser demo test test-fast test-oldest test-all lint format types contracts docs wheel fuzz bench bench-quick bench-page bench-peers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,8 +66,17 @@ fuzz: env ## feed the decoder random bytes for FUZZ_SECONDS
 	uv=$$(.ci/uv.sh $(PYTHON)) && "$$uv" run --isolated --no-project --python $(VENV)/bin/python --with atheris --with-editable . \
 		python tests/fuzz/fuzz_decode.py -max_total_time=$(FUZZ_SECONDS)
 
-bench: env bench-peers ## measure roomcast beside its peers; results in build/bench
-	PYTHONPATH=typings $(VENV)/bin/python -m bench run $(BENCH)
+bench: env bench-peers ## measure roomcast beside its peers, 20 minutes; BENCH="--resume" goes on
+	$(VENV)/bin/python -m bench run $(BENCH)
+	@$(VENV)/bin/python -m bench goals || true
+
+bench-quick: env ## the short form: fails unless roomcast is far ahead of python-socketio
+	$(VENV)/bin/python -m bench run --quick
+	$(VENV)/bin/python -m bench check
+
+bench-page: env ## write docs/explanation/performance.md from the results of `make bench`
+	uv=$$(.ci/uv.sh $(PYTHON)) && "$$uv" sync --locked --group bench
+	$(VENV)/bin/python -m bench page
 
 bench-peers: ## install Node's socket.io and its adapters, where there is npm
 	@if ! command -v npm >/dev/null; then echo "No npm here: Node's contestants are skipped, by name" >&2; \

@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from importlib import import_module
 
 from bench.contestants import Contestant, missing, named
-from bench.report import Case, Result, machine, now, versions
+from bench.machine import machine, versions
+from bench.report import Case, Result, now
+
+ROUNDS, QUICK_ROUNDS = 5, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +28,32 @@ class Plan:
         where: cases are left out unless they have these values, such as {"members": "100"}.
     """
 
-    rounds: int = 5
+    rounds: int = ROUNDS
     quick: bool = False
     only: tuple[str, ...] = ()
     scale: float = 1.0
     where: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def arguments(self) -> list[str]:
+        """What asks for this plan on the command line."""
+        words = ["--quick"] * self.quick
+        if self.rounds != (QUICK_ROUNDS if self.quick else ROUNDS):
+            words += ["--rounds", str(self.rounds)]
+        if self.scale != 1:
+            words += ["--scale", f"{self.scale:g}"]
+        if self.only:
+            words += ["--only", *self.only]
+        if self.where:
+            words += ["--case", *(f"{name}={value}" for name, value in self.where.items())]
+        return words
 
     def events(self, contestant: Contestant, roomcast: int, node: int, python_socketio: int) -> int:
         """How many events a round of a contestant has, given what would be about half a second of each library's."""
         events = {"roomcast": roomcast, "node": node, "python-socketio": python_socketio}[contestant.library]
         if contestant.library == "python-socketio" and contestant.broker == "amqp":
             events //= 4
-        return max(50, int(events * self.scale / (2 if self.quick else 1)))
+        return max(50, int(events * self.scale / (4 if self.quick else 1)))
 
     def cases(self, cases: Sequence[Case]) -> list[Case]:
         """Those of the cases that were asked for."""
@@ -80,6 +97,9 @@ PARTS = (
 )  # fmt: skip
 """The parts in the order in which they run; each is the module of this name in `bench`."""
 
+QUICK_PARTS = ("remote_fanout", "emits", "uninterested", "latency", "disconnects", "membership")
+"""The parts of the short form."""
+
 
 def part(name: str) -> Part:
     """The part of a name.
@@ -105,6 +125,7 @@ async def run(part: Part, plan: Plan, command: str) -> Result:
         command=command,
         quick=plan.quick,
         rounds=plan.rounds,
+        scale=plan.scale,
         began=now(),
         machine=machine(),
         versions=versions(),
@@ -117,7 +138,7 @@ async def run(part: Part, plan: Plan, command: str) -> Result:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that every part has."""
-    parser.add_argument("--rounds", type=int, help="rounds of each case; 5, or 2 with --quick")
+    parser.add_argument("--rounds", type=int, help=f"rounds of each case; {ROUNDS}, or {QUICK_ROUNDS} with --quick")
     parser.add_argument("--quick", action="store_true", help="the short form")
     parser.add_argument("--only", nargs="*", default=[], metavar="CONTESTANT", help="leave out all others")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the events that a round normally has")
@@ -134,7 +155,7 @@ def planned(options: argparse.Namespace) -> Plan:
     if wrong := [case for case in options.case if "=" not in case]:
         raise SystemExit(f"--case takes NAME=VALUE, such as members=100, not {wrong[0]!r}.")
     return Plan(
-        options.rounds or (2 if options.quick else 5),
+        options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS),
         options.quick,
         tuple(options.only),
         options.scale,
