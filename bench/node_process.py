@@ -36,26 +36,32 @@ SHARE = 4
 """The same for one of many emits in flight."""
 
 
-class Stamping(asyncio.Queue[Any]):
-    """The queue of a client that notes when each packet is put into it."""
+class Stamps:
+    """When each packet for one client was put into its queue, since this was made."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.stamps: list[float] = []
+    def __init__(self, queue: Any) -> None:
+        self.times: list[float] = []
         self._awaited = 0
         self._complete = asyncio.Event()
+        kind = type(queue)
+        inlet = "_append" if hasattr(kind, "_append") else "_put"  # where all comes in: roomcast's queue, or asyncio's
+        take_in = getattr(kind, inlet)
 
-    def put_nowait(self, item: Any) -> None:
-        """Take a packet, at the time it is."""
-        del item
-        self.stamps.append(time.monotonic())
-        if len(self.stamps) == self._awaited:
+        def stamp(queue: Any, item: Any) -> None:
+            self._note()
+            take_in(queue, item)
+
+        queue.__class__ = type("Stamped", (kind,), {"__slots__": (), inlet: stamp})
+
+    def _note(self) -> None:
+        self.times.append(time.monotonic())
+        if len(self.times) == self._awaited:
             self._complete.set()
 
     async def arrived(self, packets: int) -> None:
         """Return once so many packets have come."""
         self._awaited = packets
-        if len(self.stamps) < packets:
+        if len(self.times) < packets:
             await self._complete.wait()
 
 
@@ -85,10 +91,14 @@ class Server:
 
 
 def drain(socket: AsyncSocket) -> int:
-    """Empty a client's queue; how many packets were in it."""
-    count: int = socket.queue.qsize()
-    if count:
-        socket.queue._queue.clear()
+    """Empty a client's queue, as cheaply as it goes; how many packets were in it."""
+    queue = socket.queue
+    count: int = queue.qsize()
+    if count and isinstance(queue, asyncio.Queue):
+        queue._queue.clear()  # type: ignore[attr-defined]
+    elif count:
+        queue.items.clear()  # roomcast's own
+        queue.size = 0
     return count
 
 
@@ -101,7 +111,7 @@ class Node:
         self._count = servers
         self._servers: list[Server] = []
         self._watched = 0.0
-        self._stamping = Stamping()
+        self._stamps: Stamps | None = None
 
     async def start(self) -> dict[str, Any]:
         """Connect every server to the broker."""
@@ -203,7 +213,7 @@ class Node:
     async def watch(self, stamp: bool) -> dict[str, Any]:
         """Begin to count CPU, and, with `stamp`, to note when each packet to the last client is put into its queue."""
         if stamp:
-            self._stamping = self._servers[0].sockets[-1].queue = Stamping()
+            self._stamps = Stamps(self._servers[0].sockets[-1].queue)
         self._watched = cpu()
         return {}
 
@@ -217,11 +227,12 @@ class Node:
 
     async def arrivals(self, packets: int, within: float) -> dict[str, Any]:
         """Wait, without looking, for packets to the last client of the first server since `watch`; when each came."""
+        assert self._stamps is not None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
-                await self._stamping.arrived(packets)
-        stamps = self._stamping.stamps
-        return {"ended": time.monotonic(), "cpu": cpu() - self._watched, "got": len(stamps), "stamps": stamps}
+                await self._stamps.arrived(packets)
+        times = self._stamps.times
+        return {"ended": time.monotonic(), "cpu": cpu() - self._watched, "got": len(times), "stamps": times}
 
     async def disconnect(self, times: int, shared: str, own: str) -> dict[str, Any]:
         """Microseconds to forget a client that is in two rooms, and to disconnect one in all, each several times."""
