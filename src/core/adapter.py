@@ -481,7 +481,8 @@ class Adapter(Clients, Gateway):
             clients = self._fanout.ready(clients, volatile=emit.volatile)
             number = self._owed.ask(origin, emit.request, clients)
             parts = self._broadcast.packets.with_id(parts, emit.namespace, number)
-        self._fanout.send(clients, parts, volatile=emit.volatile)
+        if clients:
+            self._fanout.send(clients, parts, volatile=emit.volatile)
 
     def _on_emit(self, origin: str, message: Emit) -> None:
         try:

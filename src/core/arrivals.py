@@ -32,9 +32,11 @@ class Arrivals:
 
     def put(self, delivery: Delivery) -> None:
         """Take in a delivery, or count it as lost (rule 2)."""
-        if len(self._events) < self._limit:
+        waiting = len(self._events)
+        if waiting < self._limit:
             self._events.append(delivery)
-            self._ready.set()
+            if not waiting:
+                self._ready.set()
         else:
             self._overflow(1)
 

@@ -217,16 +217,17 @@ class Broadcast:
     def _subject(self, to: Address, *, ack: bool) -> Subject | None:
         """Where an event goes (rule 2); None when nobody elsewhere can be meant."""
         subjects = self._node.subjects
-        everyone = subjects.control if ack else subjects.namespace(to.namespace)
-        if len(to.rooms) != 1:
-            return everyone
-        node = owner(to.rooms[0])
-        if not node:
-            return subjects.control if ack else subjects.room(to.namespace, to.rooms[0])
+        node = owner(to.rooms[0]) if len(to.rooms) == 1 else ""
         if node == self._node.id:
             return None  # a client of this node, here or gone
-        # a sid of a node that has not said hello yet, or a room that looks like one: both are found everywhere
-        return subjects.inbox(node) if node in self._node.peers else everyone
+        if node in self._node.peers:
+            return subjects.inbox(node)
+        if ack:
+            return subjects.control
+        if len(to.rooms) == 1 and not node:
+            return subjects.room(to.namespace, to.rooms[0])
+        # several rooms, or a sid of a node that has not said hello yet, or a room that looks like one
+        return subjects.namespace(to.namespace)
 
     def _ackers(self, to: Address, subject: Subject | None) -> set[str]:
         """The nodes that will say which clients they reached."""

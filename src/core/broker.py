@@ -43,6 +43,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from dataclasses import dataclass, field
 from typing import Literal, NewType, Protocol
 
+import msgspec
+
 Subject = NewType("Subject", str)
 """An address on the broker: dot-separated tokens of `A-Za-z0-9_-`, at most 200 characters, prefix first."""
 
@@ -66,8 +68,7 @@ class Position:
     offset: str
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """One payload that arrived on one subject."""
 
     subject: Subject

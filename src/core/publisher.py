@@ -196,7 +196,7 @@ class Publisher:
 
     def say(self, subject: Subject, message: bytes) -> asyncio.Future[Position | None]:
         """Send a message of this moment (a hello, a heartbeat): past the outbox, unnumbered, never again."""
-        said = self._publish(subject, 0, 1, 0, [message])
+        said = self._publish(subject, 0, 1, 0, [msgspec.Raw(message)])
         said.add_done_callback(_forget)
         return said
 
@@ -305,18 +305,18 @@ class Publisher:
             if self._held or self._closed or (batch := self._outbox.take()) is None:
                 return
             first = batch.entries[0]
-            messages = [entry.message for entry in batch.entries]
+            messages = [msgspec.Raw(entry.message) for entry in batch.entries]
             future = self._publish(batch.subject, first.epoch, first.number, first.place, messages)
             future.add_done_callback(partial(self._settle, batch))
         self._schedule()
 
     def _publish(
-        self, subject: Subject, epoch: int, first: int, place: int, messages: Iterable[bytes]
+        self, subject: Subject, epoch: int, first: int, place: int, messages: list[msgspec.Raw]
     ) -> asyncio.Future[Position | None]:
         assert self._broker is not None, "published before attach"  # noqa: S101 - states an invariant
-        self._sent = max(self._sent + 1, time.time_ns() // 1000)
-        raw = [msgspec.Raw(message) for message in messages]
-        payload = self._wire.seal(subject, Envelope(self._origin, self._sent, epoch, first, raw, place))
+        now = time.time_ns() // 1000
+        self._sent = now if now > self._sent else self._sent + 1
+        payload = self._wire.seal(subject, Envelope(self._origin, self._sent, epoch, first, messages, place))
         return asyncio.ensure_future(self._broker.publish(subject, payload))
 
     def _settle(self, batch: Batch, done: asyncio.Future[Position | None]) -> None:

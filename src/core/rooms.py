@@ -128,7 +128,9 @@ class Rooms:
 
     def members(self, namespace: str, room: Room | None) -> Collection[Client]:
         """The clients in a room, in the room of a sid (rule 2), or in the whole namespace (None)."""
-        here = self._namespaces.get(namespace, _NOBODY)
+        here = self._namespaces.get(namespace)
+        if here is None:
+            return ()
         if room is None:
             return here.clients.values()
         found = here.rooms.get(room, _EMPTY)

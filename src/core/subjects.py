@@ -13,7 +13,7 @@ protocol; its first letter says what it was made from, so that the text "1" and 
 """
 
 import re
-from base64 import urlsafe_b64encode
+from binascii import b2a_base64
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -24,6 +24,7 @@ Room = str | int
 """What a room may be called: any text, or an integer of at most 64 bits."""
 
 _LONG = 47  # UTF-8 bytes; two tokens of 64 characters and the longest prefix make a subject of 200
+_URLSAFE = bytes.maketrans(b"+/", b"-_")
 _PREFIX = re.compile(r"[A-Za-z0-9_-]{1,32}(\.[A-Za-z0-9_-]{1,32})?")
 
 
@@ -83,7 +84,7 @@ def token(name: Room) -> str:
 
 
 def _base64(raw: bytes) -> str:
-    return urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+    return b2a_base64(raw, newline=False).translate(_URLSAFE, b"=").decode("ascii")
 
 
 class Subjects:
@@ -108,6 +109,7 @@ class Subjects:
         self.control = Subject(f"{prefix}.control")
         self.room = lru_cache(maxsize=8192)(self._partition if partitions else self._room)
         self.namespace = lru_cache(maxsize=1024)(self._namespace)
+        self._token = lru_cache(maxsize=1024)(token)
 
     def inbox(self, node: str) -> Subject:
         """Where one node hears what is meant for it and its clients alone."""
@@ -117,9 +119,9 @@ class Subjects:
         return Subject(f"{self.prefix}.all.{token(namespace)}")
 
     def _room(self, namespace: str, room: Room) -> Subject:
-        return Subject(f"{self.prefix}.room.{token(namespace)}.{token(room)}")
+        return Subject(f"{self.prefix}.room.{self._token(namespace)}.{token(room)}")
 
     def _partition(self, namespace: str, room: Room) -> Subject:
-        name = f"{token(namespace)}.{token(room)}".encode("ascii")
+        name = f"{self._token(namespace)}.{token(room)}".encode("ascii")
         number = int.from_bytes(blake2b(name, digest_size=8).digest(), "big")
         return Subject(f"{self.prefix}.part.{number % (self.partitions or 1)}")
