@@ -37,6 +37,8 @@ _FLUSH = 1.0
 """Seconds that `aclose` waits for the confirmation of what was accepted."""
 _DELAY, _LONGEST_DELAY = 0.05, 0.3
 """Seconds between attempts to reconnect: after the first failure, and the cap; peers wait for the last one back."""
+_TIDY = 2.0
+"""Seconds that a cancelled task gets to tidy up before it is cancelled again."""
 _SETTLED = 1.0
 """Seconds a link must have lived for the next one to be tried at once."""
 _JWT = re.compile(r"-BEGIN NATS USER JWT-+\s+([\w-]+\.[\w-]+\.[\w-]+)\s", re.ASCII)
@@ -82,8 +84,7 @@ class NatsBroker:
         try:
             await asyncio.wait((connecting,))
         finally:
-            connecting.cancel()
-            await asyncio.gather(connecting, return_exceptions=True)
+            await _end(connecting)
             self._keeper = None
         self._check_open()  # rule 11: aclose ends a start
         connecting.result()
@@ -105,7 +106,7 @@ class NatsBroker:
             self._arrivals.wake()
             try:
                 if self._keeper is not None:
-                    await asyncio.wait((self._keeper,))
+                    await _end(self._keeper)
                 for left in (link, self._broken):
                     if left is not None:
                         await left.discard()
@@ -238,7 +239,7 @@ class NatsBroker:
                     link = await self._open(self._config.connect_timeout)
                 except BrokerUnavailable as exc:
                     if self._closed:
-                        return  # `wait_for` of CPython 3.11, in the library, can swallow the cancellation
+                        return  # the cancellation was swallowed: see _end
                     failures += 1
                     if said != (said := str(exc)):
                         _logger.warning("Trying to restore the link: %s", said)
@@ -271,6 +272,15 @@ class NatsBroker:
 
     def _down_error(self) -> BrokerUnavailable:
         return BrokerUnavailable("NATS is not connected.", broker="nats")
+
+
+async def _end(task: "asyncio.Task[None]") -> None:
+    """Cancel a task, again if need be: `wait_for` of CPython 3.11, in the library, can swallow a cancellation."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=_TIDY)
+    if not task.cancelled():
+        task.exception()  # seen: whoever ends a task has no use for it
 
 
 def _refusal(refused: Collection[Subject]) -> ConfigurationError:

@@ -1,7 +1,8 @@
 """One life of a connection to a NATS server, and everything that ends with it.
 
 A link never reconnects: nats-py's own reconnection buffers publishes and sends them late, and resubscribes
-without proof. A lost link fails what it had in flight, says so once, and is thrown away whole.
+without proof. A lost link fails what it had in flight, says so once, and is thrown away whole. What it uses of
+the library is in `nats_client`.
 
 Everything rests on the **echo**: a marker published to a subject that only this link hears. The server
 handles what one connection sends in order, so a marker that comes back proves that it has handled all that
@@ -16,29 +17,20 @@ import re
 import secrets
 import ssl
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol, cast
-from urllib.parse import ParseResult
+from typing import Any
 
+from roomcast.brokers.nats_client import Inflow, Msg, Subscription, make_client, nats_errors
 from roomcast.brokers.nats_reach import Reach
 from roomcast.core.broker import Barrier, BrokerConfig, Gap, Position, Subject
 from roomcast.core.errors import (
     BrokerClosed,
     BrokerError,
     BrokerUnavailable,
-    ConfigurationError,
     PublishRejected,
     PublishUnconfirmed,
 )
-
-try:
-    from nats import errors as nats_errors
-    from nats.aio.client import Client
-    from nats.aio.msg import Msg
-    from nats.aio.subscription import Subscription
-except ImportError as exc:
-    raise ConfigurationError('nats:// needs the NATS client: pip install "roomcast[nats]"') from exc
 
 Publishing = asyncio.Future[Position | None]
 
@@ -53,64 +45,6 @@ _PATIENCE = 3
 _QUEUE = "_pending_queue"
 """nats-py's private attribute of a subscription, by which all of them share one way in."""
 _DENIED = re.compile(r'permissions violation for (?:publish|subscription) to "([^"]+)"')
-
-
-class _Client(Client):
-    """nats-py's client, with two holes closed."""
-
-    secure = False
-
-    @property
-    def info(self) -> Mapping[str, object]:
-        """What the server says of itself."""
-        return self._server_info
-
-    def _connect_command(self) -> bytes:
-        # The library turns to TLS only if the server offers it: a tls:// URL must not end in plain text.
-        if self.secure and not self._server_info.get("tls_required"):
-            raise nats_errors.SecureConnWantedError
-        return super()._connect_command()
-
-    async def _process_headers(self, headers: bytes) -> None:
-        # Nobody here reads headers, and a malformed one, which any publisher can send, ends the read loop.
-        pass
-
-
-class _Nats(Protocol):
-    """What is used of the client, with the types that its own annotations leave open."""
-
-    secure: bool
-
-    @property
-    def info(self) -> Mapping[str, object]: ...
-    @property
-    def discovered_servers(self) -> list[ParseResult]: ...
-    @property
-    def max_payload(self) -> int: ...
-    @property
-    def last_error(self) -> Exception | None: ...
-    async def connect(self, **options: Any) -> None: ...
-    async def publish(self, subject: str, payload: bytes, /, *, headers: Mapping[str, str] | None = None) -> None: ...
-    async def subscribe(
-        self,
-        subject: str,
-        *,
-        queue: str = "",
-        cb: Callable[[Msg], Coroutine[Any, Any, None]] | None = None,
-        pending_bytes_limit: int,
-    ) -> Subscription: ...
-    async def close(self) -> None: ...
-
-
-class _Inflow(asyncio.Queue[Msg]):
-    """Stands in for each subscription's queue: no task, no wait, and one order across all subjects."""
-
-    def __init__(self, take: Callable[[Msg], None]) -> None:
-        super().__init__()
-        self._take = take
-
-    def put_nowait(self, item: Msg) -> None:
-        self._take(item)
 
 
 class Link:
@@ -138,8 +72,8 @@ class Link:
         self._on_lost: Callable[[Link, Exception], None] | None = on_lost
         self._tell = tell
         self._reach: Reach | None = None
-        self._client = cast("_Nats", _Client())
-        self._inflow = _Inflow(self._take)
+        self._client = make_client()
+        self._inflow = Inflow(self._take)
         self._subscriptions: dict[Subject, Subscription] = {}
         self._queue: deque[tuple[Subject, bytes, Publishing]] = deque()
         self._written: list[tuple[Subject, Publishing]] = []  # since the marker that is out

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from uuid import uuid4
 
 from roomcast.brokers.log_broker import LogBroker
@@ -205,8 +205,8 @@ async def deleted(cluster: Cluster) -> AsyncGenerator[Cluster]:
     try:
         yield cluster
     finally:
-        broker = cluster.make(BrokerConfig(cluster.url, prefix=cluster.prefix))
-        if isinstance(broker, LogBroker):
+        if any(isinstance(node.broker, LogBroker) for node in cluster.nodes):
+            broker = cast("LogBroker", cluster.make(BrokerConfig(cluster.url, prefix=cluster.prefix)))
             async with asyncio.timeout(10):
                 await broker.delete()
                 await broker.aclose()

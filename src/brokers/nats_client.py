@@ -1,0 +1,105 @@
+"""What is used of nats-py, and how: the one module of the broker that imports it."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol, cast
+from urllib.parse import ParseResult
+
+from roomcast.core.errors import ConfigurationError
+
+try:
+    from nats import errors as nats_errors
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+except ImportError as exc:
+    raise ConfigurationError('nats:// needs the NATS client: pip install "roomcast[nats]"') from exc
+
+__all__ = ["Inflow", "Msg", "NatsClient", "Subscription", "make_client", "nats_errors"]
+
+
+class _Client(Client):
+    """nats-py's client, with two holes closed."""
+
+    secure = False
+
+    @property
+    def info(self) -> Mapping[str, object]:
+        """What the server says of itself."""
+        return self._server_info
+
+    def _connect_command(self) -> bytes:
+        # The library turns to TLS only if the server offers it: a tls:// URL must not end in plain text.
+        if self.secure and not self._server_info.get("tls_required"):
+            raise nats_errors.SecureConnWantedError
+        return super()._connect_command()
+
+    async def _process_headers(self, headers: bytes) -> None:
+        # Nobody here reads headers, and a malformed one, which any publisher can send, ends the read loop.
+        pass
+
+
+class NatsClient(Protocol):
+    """What is used of the client, with the types that its own annotations leave open."""
+
+    secure: bool
+
+    @property
+    def info(self) -> Mapping[str, object]:
+        """What the server said of itself when the connection was made."""
+        ...
+
+    @property
+    def discovered_servers(self) -> list[ParseResult]:
+        """The servers that this one has named, so far."""
+        ...
+
+    @property
+    def max_payload(self) -> int:
+        """In bytes, of the server."""
+        ...
+
+    @property
+    def last_error(self) -> Exception | None:
+        """What went wrong last."""
+        ...
+
+    async def connect(self, **options: Any) -> None:
+        """Connect to a server."""
+        ...
+
+    async def publish(self, subject: str, payload: bytes, /, *, headers: Mapping[str, str] | None = None) -> None:
+        """Put a message into the buffer of what is to be sent."""
+        ...
+
+    async def subscribe(
+        self,
+        subject: str,
+        *,
+        queue: str = "",
+        cb: Callable[[Msg], Coroutine[Any, Any, None]] | None = None,
+        pending_bytes_limit: int,
+    ) -> Subscription:
+        """Ask for a subject, alone or as one of a queue group."""
+        ...
+
+    async def close(self) -> None:
+        """Disconnect."""
+        ...
+
+
+class Inflow(asyncio.Queue[Msg]):
+    """Stands in for each subscription's queue: no task, no wait, and one order across all subjects."""
+
+    def __init__(self, take: Callable[[Msg], None]) -> None:
+        super().__init__()
+        self._take = take
+
+    def put_nowait(self, item: Msg) -> None:
+        """Hand a message on at once."""
+        self._take(item)
+
+
+def make_client() -> NatsClient:
+    """A client that is not connected yet."""
+    return cast("NatsClient", _Client())
