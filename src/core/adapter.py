@@ -270,6 +270,7 @@ class Adapter(Clients, Gateway):
             settings.client_queue, settings.client_queue_bytes, settings.slow_client, settings.compress_from
         )
         self._fanout = FanOut(self.server, bounds, self._node.stats)
+        self._broadcast.crowded = self._fanout.crowded
 
     def initialize(self) -> None:
         """Called by the server before its first client: start in the background unless that was done."""

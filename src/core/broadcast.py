@@ -99,11 +99,14 @@ class Broadcast:
     Attributes:
         packets: encodes; the adapter puts the one of its server here.
         acks: what this node waits for.
+        crowded: whether the loop ought to run before the next event, because so many local clients got one; the
+            adapter puts the one of its fan-out here.
     """
 
     def __init__(self, node: Node, deliver: Callable[[Emit], None] | None = None) -> None:
         self.packets = Packets()
         self.acks = Acks()
+        self.crowded: Callable[[], bool] = bool
         self._node = node
         self._deliver = deliver
         node.handlers |= {Ack: self._on_ack, Expect: self._on_expect}
@@ -132,6 +135,8 @@ class Broadcast:
             entry = await self._send(emit, subject)
             if entry is not None and self._node.settings.confirm:
                 await self._node.publisher.confirmed(entry, self._node.settings.emit_timeout)
+            elif self.crowded():
+                await asyncio.sleep(0)  # all has happened: nothing is undone when this is cancelled
         except BaseException:
             self.acks.cancel(request)
             raise

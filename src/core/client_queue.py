@@ -211,19 +211,23 @@ class ClientQueue:
         """Whether anything waits that was meant for the client before."""
         return not self.empty() or self._taken > 0 or not (self._writer is None or self._writer.idle())
 
-    def flush(self) -> None:
-        """Write what waits, as far as the transport takes it; what remains is the writer's (rules 2 and 4)."""
+    def flush(self) -> bool:
+        """Write what waits, as far as the transport takes it; what remains is the writer's (rules 2 and 4).
+
+        Returns:
+            Whether the writer was woken, which then has work to do.
+        """
         self.is_due = False
-        if not self.direct or self._writer is None:
-            return
-        try:
-            self._write(self._writer)
-        except Exception:  # noqa: BLE001 - a server that is not what it seemed: engine.io's writer finds out
-            self._writer = None
+        if self.direct and self._writer is not None:
+            try:
+                self._write(self._writer)
+            except Exception:  # noqa: BLE001 - a server that is not what it seemed: engine.io's writer finds out
+                self._writer = None
         if self.items:
-            self._wake()
-        elif self._joiner is not None:
+            return self._wake()
+        if self._joiner is not None:
             self._joined()
+        return False
 
     def attach(self, tap: Tap, find_writer: Callable[[], Writer | None]) -> None:
         """A websocket takes over; once it is proven, its writer is looked for (rule 3)."""
@@ -256,18 +260,19 @@ class ClientQueue:
     def _append(self, frame: Frame) -> None:
         self.items.append(frame)
         self.size += frame.size
-        if not self.direct or not frame.message:
+        if not (self.direct and frame.message) and not frame.event:
             self._wake()
         elif not self.is_due:
             self._keeper.due(self)
 
-    def _wake(self) -> None:
+    def _wake(self) -> bool:
         self.direct = False
         while self._getters:
             getter = self._getters.popleft()
             if not getter.done():
                 getter.set_result(None)
-                break
+                return True
+        return False
 
     def _take(self) -> EioPacket | None:
         if self._rest:

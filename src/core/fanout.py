@@ -4,8 +4,9 @@
 2. What waits for a client is bounded, and a policy decides beyond the bound (`client_queue`).
 3. A client that is closing gets nothing.
 4. A volatile packet is dropped, and counted, for a client for whom others wait.
-5. Frames are written in slices of a few milliseconds, the loop runs between two slices, and a client's frames keep
-   their order: so many members do not hold up the loop, however long all the writes take.
+5. Frames are written, and writers woken, in slices of a few milliseconds; the loop runs between two slices, and a
+   client's frames keep their order. So many members do not hold up the loop, however long all the writes take. Who
+   emits to many members many times in a row lets the loop run, too: see `crowded`.
 6. All that is special about a connection (its transport, its server's websocket code, engine.io's version) is found by
    looking (`writers`, `Tap`); where anything is not as expected, packets go through engine.io's own writer.
 """
@@ -28,6 +29,8 @@ logger = logging.getLogger("roomcast")
 
 _SLICE = 0.004  # seconds of writing before the loop runs
 _CLOCK = 16  # queues flushed between two looks at the clock
+_WOKEN = 64  # writers woken per slice: each is a task that takes some 50 us of the next turn
+_CROWD = 20_000  # packets put into queues before the loop ought to run: some 5 ms
 _QUIET = 1.0  # seconds between two log lines about dropped packets
 
 
@@ -45,6 +48,7 @@ class FanOut:
         self.stats = stats
         self._server = server
         self._due: list[ClientQueue] = []
+        self._put = 0  # since `crowded` was last true
         self._closing: set[asyncio.Task[None]] = set()
         self._dropped = 0
         self._told = -_QUIET
@@ -88,6 +92,14 @@ class FanOut:
                 continue
             count += 1
         self.stats.deliveries += count
+        self._put += count
+
+    def crowded(self) -> bool:
+        """Whether so much was put since this was last true that the loop ought to run now."""
+        if self._put <= _CROWD:
+            return False
+        self._put = 0
+        return True
 
     def reachable(self, client: Client) -> bool:
         """Whether a client's connection is still there."""
@@ -136,10 +148,11 @@ class FanOut:
     def _flush(self) -> None:
         """Rule 5."""
         due = self._due
+        woken = 0
         until = time.perf_counter() + _SLICE
         for number, queue in enumerate(due, 1):
-            queue.flush()
-            if number % _CLOCK == 0 and time.perf_counter() > until:
+            woken += queue.flush()
+            if woken >= _WOKEN or (number % _CLOCK == 0 and time.perf_counter() > until):
                 del due[:number]
                 if due:
                     self._schedule()

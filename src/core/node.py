@@ -16,7 +16,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from typing import Any
 
 from roomcast.core.broker import Broker, Delivery, Gap, Subject
@@ -264,26 +264,34 @@ class Node:
                     return
                 raise
             for event in events:
-                if isinstance(event, Gap):
-                    self._on_gap(event)
-                else:
-                    self._on_delivery(event)
-                if time.monotonic() - turn > _SLICE:
-                    await asyncio.sleep(0)
-                    turn = time.monotonic()
+                for _ in self._handling(event):
+                    if time.monotonic() - turn > _SLICE:
+                        await asyncio.sleep(0)
+                        turn = time.monotonic()
 
-    def _on_delivery(self, delivery: Delivery) -> None:
+    def _handling(self, event: Delivery | Gap) -> Generator[None]:
+        """Handle what was received, message by message: the loop may run between two of them."""
+        if isinstance(event, Gap):
+            self._on_gap(event)
+        else:
+            for origin, message in self._opened(event):
+                self._handle(origin, message)
+                yield
+        yield
+
+    def _opened(self, delivery: Delivery) -> Iterable[tuple[str, Message | WireError]]:
+        """The messages of a delivery that are new here, and their origin."""
         subject = delivery.subject
         if not self.subscriber.active(subject) and subject not in self._always:
-            return  # in flight while the subject was given up
+            return ()  # in flight while the subject was given up
         try:
             envelope = self.wire.open(subject, delivery.payload, time.time_ns() // 1000)
         except WireError as exc:
             self.refuse(exc)
-            return
+            return ()
         origin = envelope.origin
         if origin == self.id:
-            return
+            return ()
         self._heard_from(origin)
         messages = envelope.messages
         if envelope.epoch:
@@ -295,8 +303,7 @@ class Node:
             if reading.repeats:
                 self.stats.repeats += reading.repeats
                 messages = messages[reading.repeats :]
-        for message in messages:
-            self._handle(origin, message)
+        return ((origin, message) for message in messages)
 
     def _handle(self, origin: str, message: Message | WireError) -> None:
         if isinstance(message, WireError):

@@ -130,7 +130,8 @@ class Connection:
         self._writer = Writer(self.wire, compressed=compressed) if direct else None
         self.fanout = FanOut(self.server, bounds, self.stats)
         self.socket: Any = None
-        self.client = Client("sid", "eio")
+        self.name = "eio"
+        self.client = Client("sid", self.name)
         self._handler: asyncio.Future[Any] | None = None
 
     def _driver(self, handler: Callable[[Any], Any], _server: object) -> Any:
@@ -143,8 +144,8 @@ class Connection:
         """Connect, as a client does that starts with a websocket."""
         from engineio.async_socket import AsyncSocket  # noqa: PLC0415 - made by the server in reality
 
-        self.socket = AsyncSocket(self.eio, "eio")
-        self.eio.sockets["eio"] = self.socket
+        self.socket = AsyncSocket(self.eio, self.name)
+        self.eio.sockets[self.name] = self.socket
         await self.socket.send(eio_packet.Packet(eio_packet.OPEN, {"sid": "eio"}))
         with mock.patch("roomcast.core.fanout.writer_of", return_value=self._writer):
             self._handler = asyncio.ensure_future(self.socket._upgrade_websocket({}))
@@ -157,7 +158,7 @@ class Connection:
 
     async def send(self, text: str) -> None:
         """What python-socketio does with a packet of its own."""
-        await self.eio.send("eio", text)
+        await self.eio.send(self.name, text)
 
     async def signal(self, kind: int) -> None:
         """A packet of engine.io."""
