@@ -68,7 +68,11 @@ class ServerCluster:
     async def __aenter__(self) -> Self:
         if self.kind.find() is None:
             unavailable(self.name, f"no {self.kind.binary} on this machine")
-        await asyncio.to_thread(self.launch)
+        try:
+            await asyncio.to_thread(self.launch)
+        except BaseException:
+            await asyncio.to_thread(self.remove)
+            raise
         return self
 
     async def __aexit__(
@@ -118,6 +122,12 @@ def greeting(port: int) -> dict[str, Any]:
     return {}
 
 
+class RabbitMember(RabbitServer):
+    """A RabbitMQ node that starts beside others, so it may take longer."""
+
+    patience = 100.0
+
+
 class RabbitCluster(ServerCluster):
     """Two RabbitMQ nodes, with an epmd and a cookie of their own."""
 
@@ -130,7 +140,7 @@ class RabbitCluster(ServerCluster):
         self._epmd_port = free_port()
         self._epmd: subprocess.Popen[bytes] | None = None
         self.servers = self.nodes = nodes = [
-            RabbitServer(home=self.home / f"{number}", epmd_port=self._epmd_port) for number in range(self.size)
+            RabbitMember(home=self.home / f"{number}", epmd_port=self._epmd_port) for number in range(self.size)
         ]
         for node in nodes[1:]:  # the first one starts alone, the others keep looking for it
             node.config = (
@@ -227,7 +237,7 @@ class SharedClusters:
     def _state(self, scheme: str, use: str) -> dict[str, Any]:
         self.begin(scheme, use)
         path = self._directory / f"{scheme}-{use}" / "state.json"
-        wait(path.exists, f"{CLUSTERS[scheme].name} is up", within=90.0)
+        wait(path.exists, f"{CLUSTERS[scheme].name} is up", within=120.0)
         state: dict[str, Any] = json.loads(path.read_text())
         if "missing" in state:
             unavailable(CLUSTERS[scheme].name, state["missing"])

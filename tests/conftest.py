@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         for mark in item.iter_markers("cluster"):
             config.stash[_clusters].begin(*mark.args)
-            item.add_marker(pytest.mark.timeout(150))  # the first one waits until it is up
+            item.add_marker(pytest.mark.timeout(180))  # the first one waits until it is up
 
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
