@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -206,19 +207,21 @@ CLUSTERS: dict[str, type[ServerCluster]] = {"nats": NatsCluster, "amqp": RabbitC
 class SharedClusters:
     """Clusters for the whole run, each started once by whichever process of pytest-xdist asks first.
 
-    `begin` starts one in the background; `urls` waits for it. The process that made the directory ends them all.
+    `begin` starts one in the background; `urls` waits for it. The process that named their directory ends them all.
     """
 
     def __init__(self) -> None:
         self._owner = VARIABLE not in os.environ
         if self._owner:
-            os.environ[VARIABLE] = tempfile.mkdtemp(prefix="roomcast-clusters-")
+            name = f"roomcast-clusters-{os.getpid()}-{secrets.token_hex(4)}"
+            os.environ[VARIABLE] = str(Path(tempfile.gettempdir()) / name)
         self._directory = Path(os.environ[VARIABLE])
 
     def begin(self, scheme: str, use: str = "shared") -> None:
         """Start a cluster unless some process has. `use` tells clusters of one scheme apart."""
         home = self._directory / f"{scheme}-{use}"
         cluster = CLUSTERS[scheme]
+        self._directory.mkdir(mode=0o700, exist_ok=True)
         with suppress(FileExistsError):
             home.mkdir()  # by one process alone
             if cluster.kind.find() is None:
