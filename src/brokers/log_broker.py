@@ -78,13 +78,14 @@ class Intake:
         if entry.subject in self.subjects or self.config.everything:
             self.backlog.put(Delivery(entry.subject, entry.payload, self.position(stream, entry.at)))
 
-    def skip(self, stream: int, mark: str, offset: int | None = None) -> None:
+    def skip(self, stream: int, mark: str, offset: int | None = None, *, quiet: bool = False) -> None:
         """Pass over what is not of roomcast, for good, and say so once.
 
         Args:
             stream: where it is.
             mark: as in `Place`.
             offset: when it has one: then it counts among the entries.
+            quiet: it is of roomcast, only for nobody to receive.
         """
         place = self.places.of(stream)
         if offset is not None:
@@ -93,7 +94,7 @@ class Intake:
                 self.backlog.gap(news)
         else:
             self.places.move(stream, mark)
-        if not self._foreign:
+        if not self._foreign and not quiet:
             self._foreign = True
             _logger.warning(
                 "Entry %s of the log under %s is not of roomcast and is passed over; later ones are not logged.",

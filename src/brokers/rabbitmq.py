@@ -63,7 +63,7 @@ class RabbitBroker:
         self._servers = servers(config.url, options, config.heartbeat)
         random.shuffle(self._servers)  # so that the nodes of a lost server spread over the others
         self._server = self._servers[-1]  # in use, or tried last
-        self._tls = _tls_context(options) if config.url.startswith("amqps:") else None
+        self._tls = tls_context(options) if config.url.startswith("amqps:") else None
         self._subjects: set[Subject] = set()
         self._arrivals = Arrivals(config.buffer, self._check_open)
         self._link: Link | None = None
@@ -204,7 +204,7 @@ class RabbitBroker:
                 link.lose("it could not be opened")
                 self._discard(link)
             # aiormq raises a CancelledError that nobody sent when a connection ends under a call (rule 5).
-            foreign = isinstance(exc, asyncio.CancelledError) and not _cancelling()
+            foreign = isinstance(exc, asyncio.CancelledError) and not cancelling()
             if isinstance(exc, RoomcastError) or not (foreign or isinstance(exc, Exception)):
                 raise
             raise translated(exc, f"RabbitMQ at {self._server}", self._config, timeout) from exc
@@ -250,7 +250,8 @@ class RabbitBroker:
         )
 
 
-def _tls_context(options: Mapping[str, str]) -> ssl.SSLContext:
+def tls_context(options: Mapping[str, str]) -> ssl.SSLContext:
+    """What the certificate options of a URL ask for, or `ConfigurationError`."""
     try:
         context = ssl.create_default_context(cafile=options.get("cafile"), capath=options.get("capath"))
         if (certificate := options.get("certfile")) is not None:
@@ -266,6 +267,7 @@ def _tls_context(options: Mapping[str, str]) -> ssl.SSLContext:
     return context
 
 
-def _cancelling() -> bool:
+def cancelling() -> bool:
+    """Whether a CancelledError in this task was sent by somebody; aiormq makes up its own."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -76,7 +76,7 @@ class _Dialled(TransportFactory):
         return self._streams
 
 
-class _Inlet(asyncio.Queue[Any]):
+class Inlet(asyncio.Queue[Any]):
     """Takes the place of a channel's frame queue and hands each frame on at once, without a task."""
 
     def __init__(self, handle: Callable[[object], None]) -> None:
@@ -84,6 +84,7 @@ class _Inlet(asyncio.Queue[Any]):
         self._handle = handle
 
     async def put(self, item: tuple[int, object]) -> None:
+        """Hand a frame on."""
         self._handle(item[1])
 
 
@@ -133,8 +134,8 @@ class Link:
         self._traffic, self._topology = traffic.number, topology.number
         limit = self._connection.connection_tune.frame_max
         self._chunk = limit - 8 if limit else 2**31
-        traffic.frames = _Inlet(self._on_traffic)
-        topology.frames = _Inlet(self._on_topology)
+        traffic.frames = Inlet(self._on_traffic)
+        topology.frames = Inlet(self._on_topology)
         self._connection.closing.add_done_callback(self._on_closing)
         self._run(self._write())
 

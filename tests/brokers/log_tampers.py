@@ -1,10 +1,15 @@
 """What somebody else may do to a log, for each broker that keeps one."""
 
 import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+import aiormq
+from aiormq.abc import AbstractChannel
 from nats.aio.client import Client
+from pamqp import commands
 
 from roomcast.brokers.memory_log import memory_logs
 from roomcast.brokers.redis_link import pack
@@ -89,8 +94,42 @@ async def nats_request(cluster: Cluster, verb: str, payload: bytes) -> bytes:
         await client.close()
 
 
+class RabbitTamper:
+    """A client of the same RabbitMQ."""
+
+    async def poison(self, cluster: Cluster) -> None:
+        queue = f"{cluster.prefix}.log.0"
+        for properties in (
+            commands.Basic.Properties(),
+            commands.Basic.Properties(message_type="a"),
+            commands.Basic.Properties(message_type="a", app_id="b"),
+            commands.Basic.Properties(message_type="a", app_id="b", correlation_id="soon"),
+        ):
+            async with amqp_channel(cluster) as channel:
+                await channel.basic_publish(b"poison", routing_key=queue, properties=properties)
+
+    async def trim(self, cluster: Cluster, count: int) -> bool:
+        del cluster, count
+        return False  # a stream loses whole segments
+
+    async def delete(self, cluster: Cluster) -> None:
+        async with amqp_channel(cluster) as channel:
+            await channel.queue_delete(f"{cluster.prefix}.log.0")
+
+
+@asynccontextmanager
+async def amqp_channel(cluster: Cluster) -> AsyncGenerator[AbstractChannel]:
+    """A channel of a client that waits for confirms."""
+    connection = await aiormq.connect(cluster.url.replace("+streams", "", 1))
+    try:
+        yield await connection.channel()
+    finally:
+        await connection.close()
+
+
 TAMPERS: dict[str, Tamper] = {
     "memory+log": MemoryTamper(),
     "redis+streams": RedisTamper(),
     "nats+jetstream": JetStreamTamper(),
+    "amqp+streams": RabbitTamper(),
 }

@@ -22,7 +22,7 @@ from tests.redis_groups import proxy_before
 from tests.services import SharedBrokers, unavailable
 
 CLUSTERED = {"nats cluster": "nats", "amqp cluster": "amqp"}
-LOGS = ("redis+streams", "nats+jetstream")
+LOGS = ("redis+streams", "nats+jetstream", "amqp+streams")
 LINKED = ("redis", "nats", "amqp", "redis+sentinel", *CLUSTERED, *LOGS)
 SCHEMES = ("memory", "memory+log", *LINKED, "embedded")
 

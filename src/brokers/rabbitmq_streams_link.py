@@ -1,0 +1,414 @@
+"""The link of a node to a log in RabbitMQ stream queues, over AMQP 0-9-1.
+
+It is a `rabbitmq_link.Link` (frames, confirms, loss) with another use: what is published carries its subject, its time
+and the log's epoch in the header; what is delivered is acknowledged once there is room for more, so that the server
+waits for a node that lags. A stream tells its offsets only with its messages. So a link first publishes a hello and
+sees where that ends up: this is the end of the stream, and the proof that the way round is whole.
+"""
+
+import asyncio
+import struct
+import time
+from collections.abc import AsyncGenerator, Sequence
+from datetime import UTC, datetime
+from secrets import token_hex
+from typing import Any, cast
+
+from roomcast.brokers.log_broker import Appending, Entry, Intake, Lost, Once, trimmed
+from roomcast.brokers.log_places import Place, View
+from roomcast.brokers.log_settings import stream_of
+from roomcast.brokers.rabbitmq_link import Inlet, Link, Streams, fail
+from roomcast.core.broker import BrokerConfig, Subject
+from roomcast.core.errors import BrokerClosed, BrokerError, BrokerUnavailable, ConfigurationError, ReplayUnavailable
+
+try:
+    import aiormq.exceptions as amqp
+    from aiormq.abc import AbstractChannel, DeliveredMessage
+    from pamqp import commands
+    from pamqp.body import ContentBody
+    from pamqp.frame import marshal
+    from pamqp.header import ContentHeader
+except ImportError as exc:
+    raise ConfigurationError('amqp+streams:// needs the RabbitMQ client: pip install "roomcast[rabbitmq]"') from exc
+
+NAME = "amqp+streams"
+_BATCH = 64 * 1024
+_PAGE = 512
+_PREFETCH = 1024
+"""Messages that may be on their way to this node, and a chunk more; half of them are acknowledged at once."""
+_HEAD = struct.Struct(">BHI")  # AMQP 0-9-1, 4.2.3: type, channel, size
+_CONTENT = struct.Struct(">HHQHB")  # 4.2.6.1: class, weight, body size, flags; delivery mode
+_FLAGS = (
+    0x1000 | 0x0400 | 0x0020 | 0x0008
+)  # delivery mode, correlation id (the time), type (the subject), app id (epoch)
+_NEWEST = "next"
+
+
+def queue_name(prefix: str, stream: int) -> str:
+    """The name of a stream's queue."""
+    return f"{prefix}.log.{stream}"
+
+
+def exchange_name(prefix: str) -> str:
+    """The name of the exchange that leads to them."""
+    return f"{prefix}.log"
+
+
+class StreamsLink(Link):
+    """One life of the connection; the link and the log link in one."""
+
+    max_payload = 128 * 1024 * 1024
+
+    def __init__(self, streams: Streams, url: str, config: BrokerConfig, intake: Intake, lost: Lost) -> None:
+        super().__init__(streams, url, config)
+        self.views: Sequence[View] = ()
+        self._config = config
+        self._intake = intake
+        self._tell_lost = lost
+        self._ended = False
+        self._count = intake.settings.streams
+        self._prefetch = max(1, min(_PREFETCH, config.buffer // 2))
+        self._header: ContentHeader | None = None
+        self._from = -1  # the stream of what is being delivered
+        self._delivery = 0
+        self._unacknowledged = 0
+        self._waiting: asyncio.Task[None] | None = None
+        self._epochs: list[bytes] = []
+
+    @property
+    def over(self) -> asyncio.Event:
+        """Set once the link is lost or ended."""
+        return self.lost
+
+    # Opening, with the client's own calls.
+
+    async def log_in(self) -> None:
+        """Connect, and let the client handle what comes until `look` is done."""
+        await self._connection.connect({"connection_name": self._title})
+        self._connection.closing.add_done_callback(self._on_closing)
+
+    async def channel(self) -> AbstractChannel:
+        """A channel for a few calls; an error of the server ends it."""
+        return await self._connection.channel(publisher_confirms=True)
+
+    async def look(self) -> None:
+        """Find the end, the beginning and the epoch of each stream."""
+        talk = await self.channel()
+        views: list[View] = []
+        for stream in range(self._count):
+            end = await self._end(talk, stream)
+            first, epoch = await self._beginning(stream, end)
+            await self._hello(talk, stream, token_hex(6), epoch)  # so that the epoch stands in what is not trimmed yet
+            views.append(View(Place(epoch, -1), Place(epoch, end), first, time.time()))
+        self.views = views
+        self._epochs = [view.end.epoch.encode() for view in views]
+        await talk.close()
+
+    async def _hello(self, talk: AbstractChannel, stream: int, token: str, epoch: str | None) -> None:
+        properties = commands.Basic.Properties(
+            delivery_mode=2, message_id=token, app_id=epoch, correlation_id=str(int(time.time() * 1000))
+        )
+        exchange = exchange_name(self._config.prefix)
+        await talk.basic_publish(b"", exchange=exchange, routing_key=str(stream), properties=properties, mandatory=True)
+
+    async def _end(self, talk: AbstractChannel, stream: int) -> int:
+        """The offset of a hello that is published now."""
+        token = token_hex(6)
+        reader = _Reader(await self.channel(), queue_name(self._config.prefix, stream))
+        await reader.open(_NEWEST)
+        try:
+            await self._hello(talk, stream, token, None)
+            while True:
+                for message in await reader.some():
+                    if message.header.properties.message_id == token:
+                        return _offset(message)
+        finally:
+            await reader.aclose()
+
+    async def _beginning(self, stream: int, end: int) -> tuple[int, str]:
+        """The first offset, and the epoch: that of the first entry, or the first hello of a log that is whole."""
+        reader = _Reader(await self.channel(), queue_name(self._config.prefix, stream))
+        await reader.open("first")
+        first, spare = -1, ""
+        try:
+            while True:
+                for message in await reader.some():
+                    offset, properties = _offset(message), message.header.properties
+                    first = offset if first < 0 else first
+                    if properties.app_id:
+                        return first, str(properties.app_id)
+                    spare = spare or str(properties.message_id or "")
+                    if spare and (first == 0 or offset >= end):
+                        return first, spare
+        finally:
+            await reader.aclose()
+
+    async def ready(self) -> None:
+        """Take over the frames from the client."""
+        traffic, topology = await self.channel(), await self._connection.channel(publisher_confirms=False)
+        await traffic.basic_qos(prefetch_count=self._prefetch)
+        self._traffic, self._topology = traffic.number, topology.number
+        limit = self._connection.connection_tune.frame_max
+        self._chunk = limit - 8 if limit else 2**31
+        traffic.frames = Inlet(self._on_traffic)
+        topology.frames = Inlet(self._on_topology)
+        self._on_lost = self._was_lost
+        self._run(self._write())
+
+    def carry(self) -> None:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Read each stream on, and watch the link from now on."""
+        for stream in range(self._count):
+            frame = commands.Basic.Consume(
+                queue=queue_name(self._config.prefix, stream),
+                consumer_tag=str(stream),
+                nowait=True,
+                arguments={"x-stream-offset": self._intake.places.of(stream).offset + 1},
+            )
+            self._send(marshal(frame, self._traffic))
+        self._run(self._watch(self._config.heartbeat))
+
+    def append(self, stream: int, subject: Subject, payload: bytes, once: Once | None) -> Appending:
+        """Queue one message; RabbitMQ does not know what was sent before, so numbers are left to receivers."""
+        del stream, once
+        if self.lost.is_set():
+            future: Appending = self._loop.create_future()
+            fail(future, self._gone())
+            return future
+        return self.publish(subject, payload)
+
+    async def flush(self, within: float) -> None:
+        """Wait for the confirms of what was appended, for so many seconds at most."""
+        if pending := [*self._unconfirmed.values(), *(entry[2] for entry in self._outgoing)]:
+            await asyncio.wait(pending, timeout=within)
+
+    async def replay(self, stream: int, until: Place, since: float) -> AsyncGenerator[Sequence[Entry]]:
+        """Pages from a consumer of its own, that begins a little before the moment."""
+        if self.views[stream].end.epoch != until.epoch:
+            raise ReplayUnavailable("The log was deleted and made anew.", reason="epoch_changed")
+        try:
+            async with asyncio.timeout(self._config.connect_timeout):
+                await self._covered(stream, since)
+                reader = _Reader(await self.channel(), queue_name(self._config.prefix, stream))
+                await reader.open(datetime.fromtimestamp(int(since) - 1, UTC))
+            last, oldest = -1, since * 1000
+            try:
+                while last < until.offset:
+                    async with asyncio.timeout(self._config.connect_timeout):
+                        messages = await reader.some(_PAGE)
+                    page: list[Entry] = []
+                    for message in messages:
+                        offset = _offset(message)
+                        if last >= 0 and offset != last + 1:
+                            raise trimmed()
+                        last = offset
+                        entry = _entry(until.epoch, offset, message.header, message.body)
+                        if entry is not None and offset <= until.offset and _time(message.header) >= oldest:
+                            page.append(entry)
+                    if page:
+                        yield page
+            finally:
+                await reader.aclose()
+        except (amqp.AMQPError, OSError, TimeoutError) as exc:
+            raise BrokerUnavailable("The log in RabbitMQ cannot be read now.", broker=NAME) from exc
+
+    async def _covered(self, stream: int, since: float) -> None:
+        """Refuse when entries that young may be gone: the oldest one there is younger."""
+        reader = _Reader(await self.channel(), queue_name(self._config.prefix, stream))
+        await reader.open("first")
+        try:
+            while True:
+                for message in await reader.some():
+                    if _offset(message) == 0:
+                        return
+                    if (moment := _time(message.header)) > 0:
+                        if moment < since * 1000:
+                            return
+                        raise trimmed()
+        finally:
+            await reader.aclose()
+
+    # The end.
+
+    def _was_lost(self, _link: Link) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+        if not self._ended:
+            self._tell_lost(self, ConnectionError(self.why))
+
+    def end(self, error: type[BrokerError]) -> None:
+        """Stop on purpose."""
+        self._ended = True
+        self.lose("closed by this node", by_us=error is BrokerClosed)
+
+    async def aclose(self) -> None:
+        """Leave no socket and no task behind."""
+        self._ended = True
+        self.lose("closed by this node")
+        await self.dispose(graceful=self.why == "closed by this node")
+        if self._waiting is not None:
+            await asyncio.gather(self._waiting, return_exceptions=True)
+
+    def _gone(self) -> BrokerUnavailable:
+        return BrokerUnavailable(f"The link to the log in RabbitMQ was lost: {self.why}.", broker=NAME)
+
+    # Out.
+
+    def _batch(self) -> bytes:
+        parts, self._control = self._control, []
+        size = 0
+        now = b"%d" % (time.time() * 1000)
+        while self._outgoing and size < _BATCH:
+            subject, payload, confirm = self._outgoing.popleft()
+            self._tag += 1
+            self._unconfirmed[self._tag] = confirm
+            stream = stream_of(subject, self._count)
+            name, epoch = subject.encode(), self._epochs[stream]
+            parts.append(self._heads.get(str(stream)) or self._route(stream))
+            properties = b"%c%b%c%b%c%b" % (len(now), now, len(name), name, len(epoch), epoch)
+            parts += (
+                _HEAD.pack(2, self._traffic, _CONTENT.size + len(properties)),
+                _CONTENT.pack(60, 0, len(payload), _FLAGS, 2),
+                properties,
+                b"\xce",
+            )
+            for at in range(0, len(payload), self._chunk):
+                chunk = payload[at : at + self._chunk]
+                parts += (_HEAD.pack(3, self._traffic, len(chunk)), chunk, b"\xce")
+            size += len(payload)
+        return b"".join(parts)
+
+    def _route(self, stream: int) -> bytes:
+        frame = commands.Basic.Publish(
+            exchange=exchange_name(self._config.prefix), routing_key=str(stream), mandatory=True
+        )
+        head = self._heads[str(stream)] = marshal(frame, self._traffic)
+        return head
+
+    # In: the client's reader calls these for every frame; they must not raise.
+
+    def _on_traffic(self, frame: object) -> None:
+        self._heard = self._loop.time()
+        if isinstance(frame, ContentBody):
+            self._chunks.append(frame.value)
+            self._missing -= len(frame.value)
+            if self._missing <= 0:
+                self._arrived()
+        elif isinstance(frame, commands.Basic.Deliver):
+            tag = frame.consumer_tag or ""
+            self._from = int(tag) if tag.isdigit() else -1
+            self._delivery = frame.delivery_tag or 0
+        elif isinstance(frame, ContentHeader):
+            self._header = frame
+            self._missing = frame.body_size or 0
+            if not self._missing:
+                self._arrived()
+        elif isinstance(frame, commands.Basic.Return):
+            self._from = -1
+            self.lose("the log was deleted")
+        else:
+            self._on_verdict(frame)
+
+    def _arrived(self) -> None:
+        payload = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        stream, header = self._from, self._header
+        if self.lost.is_set() or header is None or not 0 <= stream < self._count:
+            return
+        offset = int(cast("int", (header.properties.headers or {}).get("x-stream-offset", -1)))
+        epoch = self.views[stream].end.epoch
+        entry = _entry(epoch, offset, header, payload)
+        if entry is not None:
+            self._intake.take(stream, entry)
+        elif _is_hello(header):
+            self._intake.skip(stream, "", offset, quiet=True)
+        else:
+            self._intake.skip(stream, "", offset)
+        self._unacknowledged += 1
+        if self._unacknowledged >= (self._prefetch + 1) // 2 and self._waiting is None:
+            if self._intake.backlog.room:
+                self._acknowledge()
+            else:
+                self._waiting = self._loop.create_task(self._acknowledge_later(), name="roomcast-rabbitmq-room")
+
+    def _acknowledge(self) -> None:
+        self._unacknowledged = 0
+        self._send(marshal(commands.Basic.Ack(delivery_tag=self._delivery, multiple=True), self._traffic))
+
+    async def _acknowledge_later(self) -> None:
+        await self._intake.backlog.has_room()
+        self._waiting = None
+        self._acknowledge()
+
+    # The watchdog.
+
+    async def _watch(self, heartbeat: float) -> None:
+        """Ask for a sign of life; the question is whether the streams are still there (rule 12).
+
+        Half a heartbeat lies between an answer and the next question, which has one heartbeat, counted from the last
+        frame that came, and one fifth more for a loop that was busy.
+        """
+        while True:
+            asked = self._loop.time()
+            for stream in range(self._count):
+                frame = commands.Queue.Declare(queue=queue_name(self._config.prefix, stream), passive=True)
+                self._control.append(marshal(frame, self._topology))
+                self._expect_reply()
+            answer = self._replies[-1]
+            while not answer.done():
+                quiet = max(asked, self._heard)
+                await asyncio.wait({answer}, timeout=max(0.0, quiet + heartbeat - self._loop.time()))
+                if not answer.done():
+                    await asyncio.sleep(heartbeat / 5)
+                    if not answer.done() and self._heard <= quiet:
+                        self.lose(await self._silence())
+                        return
+            await asyncio.sleep(heartbeat / 2)
+
+
+class _Reader:
+    """A consumer by the client's own means, for a few messages."""
+
+    def __init__(self, channel: AbstractChannel, queue: str) -> None:
+        self._channel = channel
+        self._queue = queue
+        self._messages: asyncio.Queue[DeliveredMessage] = asyncio.Queue()
+
+    async def open(self, start: str | datetime) -> None:
+        await self._channel.basic_qos(prefetch_count=_PAGE)
+        await self._channel.basic_consume(
+            self._queue, self._messages.put, arguments=cast("Any", {"x-stream-offset": start})
+        )
+
+    async def some(self, most: int = 64) -> list[DeliveredMessage]:
+        """At least one message, and those behind it; their places are free for others."""
+        messages = [await self._messages.get()]
+        while not self._messages.empty() and len(messages) < most:
+            messages.append(self._messages.get_nowait())
+        last = cast("commands.Basic.Deliver", messages[-1].delivery)
+        await self._channel.basic_ack(last.delivery_tag or 0, multiple=True)
+        return messages
+
+    async def aclose(self) -> None:
+        await self._channel.close()
+
+
+def _offset(message: DeliveredMessage) -> int:
+    return int(cast("int", (message.header.properties.headers or {}).get("x-stream-offset", -1)))
+
+
+def _is_hello(header: ContentHeader) -> bool:
+    return bool(header.properties.message_id) and not header.properties.message_type
+
+
+def _time(header: ContentHeader) -> int:
+    """The milliseconds at which it was published, 0 when it does not say."""
+    text = header.properties.correlation_id or ""
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _entry(epoch: str, offset: int, header: ContentHeader, payload: bytes) -> Entry | None:
+    """An entry of ours, or None."""
+    properties = header.properties
+    if not properties.message_type or not properties.app_id or not _time(header):
+        return None
+    return Entry(Place(epoch, offset), Subject(properties.message_type), payload)
