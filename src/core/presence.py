@@ -205,12 +205,13 @@ class Presence:
                     watch.news.clear()
                     await watch.news.wait()
         except TimeoutError:
-            missing, timeout = waiting & watched.mirror.unsure, node.settings.request_timeout
-            raise RequestTimeout(
-                f"Nodes {', '.join(sorted(missing))} did not tell within {timeout} s who is there.",
-                replies={},
-                missing=missing,
-            ) from None
+            timeout = node.settings.request_timeout
+            if missing := waiting & watched.mirror.unsure:
+                raise RequestTimeout(
+                    f"Nodes {', '.join(sorted(missing))} did not tell within {timeout} s who is there.",
+                    replies={},
+                    missing=missing,
+                ) from None
         self.check_open()
         watched.beginning.discard(watch)
         watched.watches.add(watch)

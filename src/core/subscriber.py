@@ -6,6 +6,7 @@
 3. `heard` returns once what is published on the subject from now on arrives here. Without a link it returns too:
    the broker keeps the subject and restores it with the link, and the gap says what that means.
 4. What the broker refuses is told to whoever waits for it, and asked for again a second later while it is wanted.
+5. Once it is closed, it asks the broker for nothing more, and how a call under way ends is nobody's business.
 """
 
 import asyncio
@@ -78,7 +79,7 @@ class Subscriber:
         return self._run(broker)
 
     async def _run(self, broker: Broker) -> None:
-        while True:
+        while self._running:
             deadline = self._interest.next_deadline()
             delay = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
@@ -88,7 +89,8 @@ class Subscriber:
                 pass
             self._changed.clear()
             await self._subscribe(broker)
-            await self._unsubscribe(broker)
+            if self._running:
+                await self._unsubscribe(broker)
 
     def close(self) -> None:
         """Nobody waits any longer."""
@@ -112,6 +114,8 @@ class Subscriber:
         except BrokerUnavailable:
             pass  # the broker keeps them and restores them with the link
         except Exception as exc:  # noqa: BLE001 - rule 4; a foreign error must not end this loop either
+            if not self._running:
+                return True  # rule 5
             if len(subjects) == 1:
                 self._fault(f"the broker refuses to subscribe to {subjects[0]}", exc)
                 self._lift(subjects, exc if isinstance(exc, RoomcastError) else _foreign(exc))

@@ -5,6 +5,7 @@
 2. What this node does itself for the same request happens right after the request took its place in the outbox,
    without suspending: so both are in order with everything this node emits.
 3. Nothing is left behind when the caller stops: the request is forgotten, and who has not answered to the end is told.
+4. A reply that is here when the deadline is noticed has come in time: a process that was held up blames nobody.
 """
 
 import asyncio

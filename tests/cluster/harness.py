@@ -240,6 +240,12 @@ def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     return run
 
 
+def hold_up(seconds: float) -> None:
+    """Let this much virtual time pass at once, as when something blocks the loop; what became due is due together."""
+    loop: Any = asyncio.get_running_loop()
+    loop._jumping.now += seconds
+
+
 def numbers(client: SimClient) -> list[int]:
     """What the events "n" that a client got carried, in order."""
     return [event[1] for event in client.events if event[0] == "n"]

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from roomcast.core.broker import Broker, Subject
-from roomcast.core.errors import BrokerUnavailable, ConfigurationError
+from roomcast.core.errors import BrokerClosed, BrokerUnavailable, ConfigurationError
 from roomcast.core.subscriber import Subscriber
 from tests.waiting import until
 
@@ -132,3 +132,20 @@ async def test_close_lets_everyone_go() -> None:
         subscriber.close()
         async with asyncio.timeout(5):
             await waiting
+
+
+async def test_rule_5_a_closed_one_asks_for_nothing_more() -> None:
+    """A node that closes while it subscribes to very many subjects must not ask for each of them in vain."""
+    gate, faults = Gate(), list[str]()
+    subscriber = Subscriber(0.0, dropped=lambda _subject: None, fault=lambda what, _error: faults.append(what))
+    subscriber.hear(ROOM)
+    subscriber.hear(OTHER)
+    loop = asyncio.ensure_future(subscriber.run(as_broker(gate)))
+    await until(lambda: bool(gate.asked), within=5)
+    subscriber.ignore(OTHER)
+    subscriber.close()
+    for _ in range(3):
+        gate.answers.put_nowait(BrokerClosed("closed", broker="gate"))
+    async with asyncio.timeout(5):
+        await loop
+    assert (gate.asked, gate.dropped, faults) == ([{ROOM, OTHER}], [], [])

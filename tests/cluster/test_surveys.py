@@ -10,7 +10,7 @@ import pytest
 from roomcast.core.errors import BrokerClosed, RequestTimeout
 from roomcast.core.messages import CountClients, More, Reply
 from tests.cluster.faulty import LATENCY
-from tests.cluster.harness import Cluster, SimClient, SimNode, numbers, virtual
+from tests.cluster.harness import Cluster, SimClient, SimNode, hold_up, numbers, virtual
 
 SMALL = 4096
 """The smallest max_payload."""
@@ -462,3 +462,51 @@ async def test_a_sid_asks_its_node_alone() -> None:
         assert [socket.sid for socket in await one.adapter.to(far).fetch_sockets()] == [far]
         assert await one.adapter.to(one.clients[0].sid).count() == 1
         silent.broker.stall(stalled=False)
+
+
+# Rule 4: "A reply that is here when the deadline is noticed has come in time: a process that was held up blames nobody."
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(lambda node: node.adapter.count(), id="count"),
+        pytest.param(lambda node: node.adapter.fetch_sockets(), id="fetch"),
+        pytest.param(lambda node: present(node), id="presence"),
+    ],
+)
+@virtual
+async def test_rule_4_what_is_here_when_the_deadline_is_noticed_has_come_in_time(
+    request_: Callable[[SimNode], Any],
+) -> None:
+    async with Cluster(request_timeout=1.0) as cluster:
+        one, two = await two_nodes(cluster)
+        await two.client("red")
+        asking = asyncio.ensure_future(request_(one))
+        two.broker.delay(0.5)
+        await asyncio.sleep(0.5 + 3.5 * LATENCY)  # the answer is on its way from the hub
+        assert not asking.done()
+        hold_up(3.0)
+        answer = await asking
+        assert answer == 1 or len(answer) == 1
+        assert nothing_is_left(cluster)
+
+
+@virtual
+async def test_rule_4_an_acknowledgement_that_is_here_when_the_deadline_is_noticed_has_come_in_time() -> None:
+    async with Cluster(request_timeout=1.0) as cluster:
+        one, two = await two_nodes(cluster)
+        client = await two.client("red")
+        asking = asyncio.ensure_future(one.adapter.emit_with_ack("ask"))
+        await asyncio.sleep(0.5)
+        await client.ack(client.acks_wanted[0], '["yes"]')
+        await asyncio.sleep(1.5 * LATENCY)  # it is on its way from the hub
+        assert not asking.done()
+        hold_up(3.0)
+        assert [answer.value for answer in await asking] == ["yes"]
+        assert nothing_is_left(cluster)
+
+
+async def present(node: SimNode) -> dict[str, str]:
+    async with node.adapter.presence("red") as watch:
+        return dict(watch.present)
