@@ -464,7 +464,13 @@ async def test_a_sid_asks_its_node_alone() -> None:
         silent.broker.stall(stalled=False)
 
 
-# Rule 4: "A reply that is here when the deadline is noticed has come in time: a process that was held up blames nobody."
+# Rule 4: "A reply that is here when the deadline is noticed has come in time: a process that was held up blames
+# nobody."
+
+
+async def present(node: SimNode) -> dict[str, str]:
+    async with node.adapter.presence("red") as watch:
+        return dict(watch.present)
 
 
 @pytest.mark.parametrize(
@@ -472,7 +478,7 @@ async def test_a_sid_asks_its_node_alone() -> None:
     [
         pytest.param(lambda node: node.adapter.count(), id="count"),
         pytest.param(lambda node: node.adapter.fetch_sockets(), id="fetch"),
-        pytest.param(lambda node: present(node), id="presence"),
+        pytest.param(present, id="presence"),
     ],
 )
 @virtual
@@ -505,8 +511,3 @@ async def test_rule_4_an_acknowledgement_that_is_here_when_the_deadline_is_notic
         hold_up(3.0)
         assert [answer.value for answer in await asking] == ["yes"]
         assert nothing_is_left(cluster)
-
-
-async def present(node: SimNode) -> dict[str, str]:
-    async with node.adapter.presence("red") as watch:
-        return dict(watch.present)
