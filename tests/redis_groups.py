@@ -216,6 +216,11 @@ class Proxies:
         return max(proxy.connections for proxy in self.each.values())
 
     @property
+    def bytes_down(self) -> int:
+        """How many bytes of replies were carried by the proxy that carried most."""
+        return max(proxy.bytes_down for proxy in self.each.values())
+
+    @property
     def open(self) -> int:
         return sum(proxy.open for proxy in self.each.values())
 

@@ -84,9 +84,12 @@ class Connection:
             number, verb, subjects, payload = what
             self._hub.obey(self, verb, subjects, payload)
             self._send("down", number)
-        elif self._link is not None and self._link.dropping:
-            pass
-        elif isinstance(what, Delivery):
+            return
+        if self._link is not None:
+            if self._link.dropping:
+                return
+            self._link.bytes_down += 1
+        if isinstance(what, Delivery):
             self._receive(what)
         elif not (future := self.asked.pop(what)).done():
             future.set_result(None)
@@ -100,6 +103,7 @@ class ModelLink:
     def __init__(self) -> None:
         self.delay = 0.0
         self.connections = 0
+        self.bytes_down = 0
         self.hang_up = False
         self.stalled = False
         self.dropping = False

@@ -473,14 +473,14 @@ async def present(node: SimNode) -> dict[str, str]:
         return dict(watch.present)
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [
-        pytest.param(lambda node: node.adapter.count(), id="count"),
-        pytest.param(lambda node: node.adapter.fetch_sockets(), id="fetch"),
-        pytest.param(present, id="presence"),
-    ],
-)
+AT_THE_DEADLINE: dict[str, Callable[[SimNode], Any]] = {
+    "count": lambda node: node.adapter.count(),
+    "fetch_sockets": lambda node: node.adapter.fetch_sockets(),
+    "presence": present,
+}
+
+
+@pytest.mark.parametrize("request_", AT_THE_DEADLINE.values(), ids=AT_THE_DEADLINE.keys())
 @virtual
 async def test_rule_4_what_is_here_when_the_deadline_is_noticed_has_come_in_time(
     request_: Callable[[SimNode], Any],

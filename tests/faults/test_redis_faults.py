@@ -3,7 +3,8 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -41,6 +42,23 @@ async def proxy(server: RedisServer) -> AsyncIterator[TcpProxy]:
 async def cluster(server: RedisServer, proxy: TcpProxy) -> AsyncIterator[Cluster]:
     async with closing(Cluster(RedisBroker, server.url, link=proxy)) as cluster:
         yield cluster
+
+
+@contextmanager
+def counted_beats() -> Generator[list[float]]:
+    """The halves of a heartbeat that pass meanwhile, each as long as this loop takes for it, however busy it is."""
+    beats: list[float] = []
+
+    async def count() -> None:
+        while True:
+            await asyncio.sleep(BEAT / 2)
+            beats.append(BEAT / 2)
+
+    counting = asyncio.create_task(count())
+    try:
+        yield beats
+    finally:
+        counting.cancel()
 
 
 async def outcome(future: "asyncio.Future[Position | None]") -> type[BrokerError] | None:
@@ -166,11 +184,10 @@ async def test_a_black_hole_is_declared_lost_within_two_heartbeats(proxy: TcpPro
     await node.broker.subscribe(room)
     await node.broker.publish(unheard, b"x")  # so both have answered what they were asked
     proxy.stall()
-    began = asyncio.get_running_loop().time()
-    publishing = send(node.broker, room[0], b"into the hole")
-    assert await node.hear_gap("disconnected") == [DOWN]
-    took = asyncio.get_running_loop().time() - began
-    assert BEAT <= took <= 2 * BEAT + SLACK
+    with counted_beats() as beats:
+        publishing = send(node.broker, room[0], b"into the hole")
+        assert await node.hear_gap("disconnected") == [DOWN]
+    assert 1 <= len(beats) <= 4, "halves of a heartbeat"
     assert await outcome(publishing) is PublishUnconfirmed
     assert await outcome(send(node.broker, room[0], b"down")) is BrokerUnavailable
     assert proxy.bytes_held > 0
@@ -216,11 +233,11 @@ async def test_a_stopped_server_is_declared_lost_within_two_heartbeats(server: R
     room = cluster.subjects(1)
     await node.broker.subscribe(room)
     server.stop()
-    began = asyncio.get_running_loop().time()
     try:
         futures = [send(node.broker, room[0], b"%d" % number) for number in range(100)]
-        await asyncio.gather(node.hear_gap("disconnected"), idle.hear_gap("disconnected"))
-        assert asyncio.get_running_loop().time() - began <= 2 * BEAT + 0.2 + SLACK  # 0.2 s to land
+        with counted_beats() as beats:
+            await asyncio.gather(node.hear_gap("disconnected"), idle.hear_gap("disconnected"))
+        assert 1 <= len(beats) <= 4, "halves of a heartbeat"
         outcomes = {await outcome(future) for future in futures}
         assert PublishUnconfirmed in outcomes
         assert outcomes <= {None, PublishUnconfirmed}
