@@ -254,7 +254,8 @@ class ClientQueue:
         if self._tap is None or not self._tap.proven():
             return False
         if self._find_writer is not None:
-            self._writer, self._find_writer = self._find_writer(), None
+            self._writer = self._tap.writer = self._find_writer()
+            self._find_writer = None
         return self._writer is not None
 
     def _append(self, frame: Frame) -> None:

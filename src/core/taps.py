@@ -5,12 +5,18 @@
 2. What does not fit ends the proof for ever: a newer engine.io that changes what it sends keeps to the queue.
 3. A `send` that someone has put something else in the place of (python-socketio's Admin UI counts bytes there) is
    not gone past.
+4. `send` waits while the transport is full, also where the server's own does not, so that a slow client costs no more
+   than its bound.
 """
 
+import asyncio
 from collections import deque
 from typing import Any
 
 from roomcast.core.frames import EioPacket
+from roomcast.core.writers import Writer
+
+_PAUSE = 0.02  # seconds between two looks at a transport that its server does not wait for
 
 
 class Tap:
@@ -19,6 +25,9 @@ class Tap:
     Args:
         websocket: of engine.io's driver.
         socket: the engine.io socket.
+
+    Attributes:
+        writer: of the connection, once it is proven and known.
     """
 
     def __init__(self, websocket: Any, socket: Any) -> None:
@@ -28,6 +37,7 @@ class Tap:
         self._expected: deque[Any] | None = deque()
         self._matched = False
         self._foreign = False
+        self.writer: Writer | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._websocket, name)
@@ -38,6 +48,9 @@ class Tap:
             self._compare(message)
         self._sending += 1
         try:
+            if self.writer is not None and not self.writer.paced:
+                while self.writer.full():  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(_PAUSE)
             await self._websocket.send(message)
         finally:
             self._sending -= 1

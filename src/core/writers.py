@@ -11,6 +11,7 @@ All of these servers write whole messages, one frame each, in one call, so that 
 calls cannot fall into the middle of another one.
 """
 
+import asyncio
 from collections.abc import Callable
 from types import MethodType
 from typing import Any, cast
@@ -24,14 +25,16 @@ class Writer:
 
     Attributes:
         compressed: the connection has negotiated compression.
+        paced: the server's own `send` waits while the transport is over its high-water mark.
         write: writes frames; `Transport.write`.
     """
 
-    __slots__ = ("_high", "_transport", "compressed", "write")
+    __slots__ = ("_high", "_transport", "compressed", "paced", "write")
 
     def __init__(self, transport: Any, *, compressed: bool) -> None:
         self._transport = transport
         self.compressed = compressed
+        self.paced = True
         self.write: Callable[[bytes], None] = transport.write
         limits = getattr(transport, "get_write_buffer_limits", None)
         self._high: int = limits()[1] if limits is not None else _HIGH_WATER
@@ -44,6 +47,11 @@ class Writer:
     def idle(self) -> bool:
         """Whether the kernel has taken everything written so far."""
         return cast("int", self._transport.get_write_buffer_size()) == 0
+
+    def full(self) -> bool:
+        """Whether the transport is open and over its high-water mark."""
+        transport = self._transport
+        return transport.get_write_buffer_size() > self._high and not transport.is_closing()
 
     def abort(self) -> None:
         """Drop the connection and what is buffered for it, at once."""
@@ -58,15 +66,13 @@ class _Uvicorn(Writer):
     def __init__(self, protocol: Any, *, compressed: bool) -> None:
         super().__init__(protocol.transport, compressed=compressed)
         self._protocol = protocol
+        # older sans-I/O ones never hear that the transport is full, and write on
+        pause: object = getattr(cast("object", type(protocol)), "pause_writing", None)
+        self.paced = pause is not asyncio.Protocol.pause_writing
 
     def ready(self) -> bool:
         protocol, transport = self._protocol, self._transport
-        return not (
-            protocol.close_sent
-            or protocol.disconnected
-            or transport.is_closing()
-            or transport.get_write_buffer_size() > self._high
-        )
+        return not (protocol.close_sent or transport.is_closing() or transport.get_write_buffer_size() > self._high)
 
 
 class _UvicornLegacy(Writer):

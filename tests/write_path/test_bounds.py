@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from roomcast.core.client_queue import Bounds
 from roomcast.core.options import SlowClient
 from tests.core.effort import effort
+from tests.waiting import until
 from tests.write_path.wire import HIGH_WATER, Connection, framed, turns
 
 # pyright: reportPrivateUsage=false
@@ -215,4 +216,22 @@ async def test_a_volatile_event_is_dropped_while_the_transport_holds_something_b
     assert b"volatile 1" not in connection.wire.out
     assert b"volatile 2" in connection.wire.out
     assert connection.stats.volatile_dropped == 1
+    await connection.end()
+
+
+async def test_a_server_that_never_waits_for_its_transport_costs_no_more() -> None:
+    """As older sans-I/O protocols of uvicorn, whose `send` writes on, however much is buffered."""
+    connection = Connection(Bounds(1000, 10**6, "disconnect"))
+    assert connection._writer is not None
+    connection._writer.paced = False
+    connection.wire._writable.clear = lambda: None  # type: ignore[method-assign]
+    await connection.start()
+    await turns(5)
+    connection.wire.stall()
+    for number in range(100):
+        connection.emit((f"event {number:02}".ljust(900),))
+        await turns(3)
+    assert connection.wire.buffered < HIGH_WATER + 1000
+    connection.wire.drain()
+    await until(lambda: heard(connection) == list(range(100)), what="all events")
     await connection.end()

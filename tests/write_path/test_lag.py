@@ -20,7 +20,7 @@ MEMBERS = 300
 
 
 class Turns:
-    """A clock that moves a millisecond with each look, and how many queues were flushed between two turns of the loop."""
+    """A clock that moves a millisecond with each look; how many queues were flushed between two turns of the loop."""
 
     def __init__(self) -> None:
         self.now = 0.0
