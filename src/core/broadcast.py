@@ -134,7 +134,7 @@ class Broadcast:
         try:
             entry = await self._send(emit, subject)
             if entry is not None and self._node.settings.confirm:
-                await self._node.publisher.confirmed(entry, self._node.settings.emit_timeout)
+                await self._node.publisher.confirmed(entry)
             elif self.crowded():
                 await asyncio.sleep(0)  # all has happened: nothing is undone when this is cancelled
         except BaseException:

@@ -114,7 +114,7 @@ class ServerEvents:
         await self._node.publisher.reserve(len(message))
         entry = self._node.publisher.put(self._node.subjects.control, message)
         if self._node.settings.confirm:
-            await self._node.publisher.confirmed(entry, self._node.settings.emit_timeout)
+            await self._node.publisher.confirmed(entry)
 
     async def ask(self, event: str, *args: Any, timeout: float | None = None) -> dict[str, NodeAnswer]:
         """Send an event to the other nodes; what each one answers, by node id (rule 2).

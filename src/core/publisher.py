@@ -80,6 +80,8 @@ class Publisher:
         self._numbering = Numbering(self._sent)
         self._place = 0
         self._queue: deque[tuple[asyncio.Future[None], int]] = deque()
+        self._waits: deque[tuple[float, asyncio.Future[None]]] = deque()  # for confirms, with their deadlines
+        self._patience: asyncio.TimerHandle | None = None
         self._broker: Broker | None = None
         self._held = True
         self._link_down = False
@@ -176,23 +178,40 @@ class Publisher:
             self._schedule()
         return entry
 
-    async def confirmed(self, entry: Entry, timeout: float) -> None:
+    async def confirmed(self, entry: Entry) -> None:
         """Wait until the broker has the message.
 
         Raises:
-            PublishUnconfirmed: it had not confirmed within `timeout` seconds, and the message stays in the outbox;
+            PublishUnconfirmed: it had not confirmed within `emit_timeout`, and the message stays in the outbox;
                 or the outbox gave it up after it had been sent.
             PublishRejected: the broker refused it, or the outbox gave it up before it was sent.
         """
-        entry.waiter = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(timeout):
-                await entry.waiter
-        except TimeoutError:
-            raise PublishUnconfirmed(
-                f"The broker did not confirm the message within {timeout} s; it may still be delivered.",
-                broker=self._name,
-            ) from None
+        loop = asyncio.get_running_loop()
+        entry.waiter = waiter = loop.create_future()
+        waits = self._waits
+        while waits and waits[0][1].done():
+            waits.popleft()
+        waits.append((loop.time() + self._settings.emit_timeout, waiter))
+        if self._patience is None:  # one timer for all: the deadlines come in the order of the waits
+            self._patience = loop.call_later(self._settings.emit_timeout, self._lose_patience)
+        await waiter
+
+    def _lose_patience(self) -> None:
+        self._patience = None
+        loop = asyncio.get_running_loop()
+        waits = self._waits
+        while waits and (waits[0][1].done() or waits[0][0] <= loop.time()):
+            _, waiter = waits.popleft()
+            if not waiter.done():
+                waiter.set_exception(
+                    PublishUnconfirmed(
+                        f"The broker did not confirm the message within {self._settings.emit_timeout} s; it may still "
+                        "be delivered.",
+                        broker=self._name,
+                    )
+                )
+        if waits:
+            self._patience = loop.call_at(waits[0][0], self._lose_patience)
 
     def say(self, subject: Subject, message: bytes) -> asyncio.Future[Position | None]:
         """Send a message of this moment (a hello, a heartbeat): past the outbox, unnumbered, never again."""
@@ -234,6 +253,8 @@ class Publisher:
     def close(self) -> None:
         """Accept nothing more; what is left is given up, and whoever waits gets `BrokerClosed`."""
         self._closed = True
+        if self._patience is not None:
+            self._patience.cancel()
         for future, _ in self._queue:
             if not future.done():
                 future.set_exception(BrokerClosed("The adapter was closed.", broker=self._name))
