@@ -58,6 +58,9 @@ class _Clock:
     def monotonic(self) -> float:
         return self._loop.time()
 
+    def perf_counter(self) -> float:
+        return self._loop.time()
+
     def time(self) -> float:
         return _EPOCH + self._loop.time()
 
