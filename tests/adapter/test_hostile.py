@@ -39,7 +39,7 @@ from tests.adapter.foreigner import Wiretap, foreigner
 from tests.adapter.servers import Cluster, Node
 from tests.waiting import until
 
-LOAD = 2_000
+LOAD = 600
 SECRET, OTHER = "a secret of the cluster", "another secret of the cluster"
 NOWHERE = "/nowhere"
 PACKET = Packet("json", '2/nowhere,["event",{"n":1}]')
