@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
+from roomcast.brokers.redis_slots import SLOTS, slot_of
 from tests.proxy import TcpProxy
-from tests.services import GROUPS, Group, RedisServer, Server
+from tests.services import GROUPS, Group, RedisServer, Server, free_port
 
 _PATIENCE = 30.0
 """Seconds that servers may take to find each other on a busy machine."""
@@ -177,7 +178,90 @@ class SentinelGroup(RedisGroup):
         return next(member for member in self.members if member.port == int(port))
 
 
+class ClusterServer(RedisServer):
+    """A server of a Redis Cluster."""
+
+    def __init__(self, *config: str) -> None:
+        self.bus = free_port()
+        own = ("--cluster-enabled", "yes", "--cluster-port", str(self.bus), "--cluster-config-file", "nodes.conf")
+        super().__init__(*own, *config)
+
+
+class ClusterGroup(RedisGroup):
+    """A Redis Cluster of three masters, which may have a replica each.
+
+    Attributes:
+        masters: the masters, as they were at the start, with a third of the slots each.
+        replicas: the replicas; the one of `masters[n]` is `replicas[n]`.
+    """
+
+    scheme = "redis+cluster"
+    name = "Redis Cluster"
+
+    def __init__(self, *, replicas: bool = False, config: Sequence[str] = ()) -> None:
+        super().__init__()
+        config = ("--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0", *config)
+        self.masters = [ClusterServer(*config) for _ in range(3)]
+        self.replicas = [ClusterServer(*config) for _ in range(3 if replicas else 0)]
+        self.servers = [*self.masters, *self.replicas]
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{','.join(f'127.0.0.1:{master.port}' for master in self.masters)}"
+
+    def launch(self) -> None:
+        self._start(self.servers)
+        first = self.masters[0]
+        for number, master in enumerate(self.masters):
+            ask(master.port, "CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
+            start, end = (SLOTS * n // len(self.masters) for n in (number, number + 1))
+            ask(master.port, "CLUSTER", "ADDSLOTSRANGE", str(start), str(end - 1))
+        for server in self.servers[1:]:
+            config = server.config
+            port = config[config.index("--tls-port") + 1] if "--tls-port" in config else str(server.port)
+            ask(first.port, "CLUSTER", "MEET", "127.0.0.1", port, str(cast("ClusterServer", server).bus))
+        wait_for(lambda: all(map(self._knows_all, self.servers)), "the servers know one another and all slots")
+        for replica, master in zip(self.replicas, self.masters, strict=False):
+            ask(replica.port, "CLUSTER", "REPLICATE", self.id_of(master))
+        if self.replicas:
+            wait_for(lambda: all(map(_follows, self.replicas)), "the replicas follow their masters")
+            wait_for(lambda: all(map(self._is_ok, self.servers)), "the cluster is well everywhere")
+
+    def _knows_all(self, server: RedisServer) -> bool:
+        facts = str(ask(server.port, "CLUSTER", "INFO"))
+        known = str(ask(server.port, "CLUSTER", "NODES"))
+        return (
+            f"cluster_slots_assigned:{SLOTS}\r" in facts
+            and f"cluster_known_nodes:{len(self.servers)}\r" in facts
+            and "handshake" not in known
+        )
+
+    def _is_ok(self, server: RedisServer) -> bool:
+        return "cluster_state:ok" in ask(server.port, "CLUSTER", "INFO") and all(
+            str(ask(server.port, "CLUSTER", "NODES")).count(f"slave {self.id_of(master)}") == 1
+            for master in self.masters
+        )
+
+    @staticmethod
+    def id_of(server: RedisServer) -> str:
+        """The server's id in the cluster."""
+        return str(ask(server.port, "CLUSTER", "MYID"))
+
+    def master_of(self, subject: str) -> ClusterServer:
+        """Whose slot a subject was in at the start."""
+        return self.masters[slot_of(subject.encode()) * len(self.masters) // SLOTS]
+
+    def move(self, slot: int, source: ClusterServer, target: ClusterServer) -> None:
+        """Let another master own a slot that holds no keys, and all masters know it."""
+        new = self.id_of(target)
+        ask(target.port, "CLUSTER", "SETSLOT", str(slot), "IMPORTING", self.id_of(source))
+        ask(source.port, "CLUSTER", "SETSLOT", str(slot), "MIGRATING", new)
+        for server in (target, source, *(other for other in self.masters if other not in (source, target))):
+            ask(server.port, "CLUSTER", "SETSLOT", str(slot), "NODE", new)
+
+
 GROUPS["redis+sentinel"] = SentinelGroup
+GROUPS["redis+cluster"] = ClusterGroup
 
 
 def proxy_before(url: str) -> "TcpProxy | Proxies":

@@ -11,6 +11,7 @@
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -48,6 +49,7 @@ _SHAPES = {
         "likewise for TLS: some of its servers, from which the others are learnt; user and password stand once"
     ),
 }
+_NO_HOST = re.compile(r"[\s=@,]")
 _MAP = "address_map is announced-host:port=host:port, with commas between several: where to find what Redis announces."
 
 
@@ -64,7 +66,7 @@ class Address(NamedTuple):
     def parse(cls, text: str, port: int) -> Self:
         """From `host[:port]`, with an IPv6 address in brackets; `ValueError` when it is none."""
         parts = urlsplit(f"//{text}")
-        if parts.netloc != text or not parts.hostname or "@" in text:
+        if parts.netloc != text or not parts.hostname or _NO_HOST.search(parts.hostname):
             raise ValueError("not an address")
         return cls(parts.hostname, parts.port or port)
 

@@ -24,6 +24,9 @@ one test per rule and runs over every broker.
  8. Nothing is lost without a `Gap`, in line, before the first delivery after the loss: overflow of the buffer,
     a reconnection, a slow-consumer cut, a trimmed log. A lost connection is one `Gap("disconnected",
     ongoing=True)` when it is noticed and one `Gap("reconnected")` when all subjects are heard again.
+    Where subjects are spread over several connections, the loss of some is told as `partial`, and once more
+    without it when none is left; what is published on a lost one fails, on the others it goes on. After a loss of
+    all, `Gap("reconnected", ongoing=True, partial=True)` may tell that some are back.
     With a log a lost connection loses nothing: it ends in `Gap("reconnected", missed=0)`, then comes what was
     published meanwhile. A full buffer makes the node read later ("overflow" is never told). What the log no
     longer holds is `Gap("trimmed")`, with how many were not read, or without when the log has a new life.
@@ -88,6 +91,7 @@ class Gap:
         origin: id of the node whose messages are missing, when known.
         missed: how many messages, when known.
         ongoing: True while the loss goes on (the link is down), False once it is over.
+        partial: only some subjects are concerned, because the others have a link of their own that goes on.
     """
 
     reason: GapReason
@@ -95,6 +99,7 @@ class Gap:
     origin: str | None = None
     missed: int | None = None
     ongoing: bool = False
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ logger = logging.getLogger("roomcast")
 
 GapHook = Callable[[Gap], Awaitable[None] | None]
 
+_PARTLY = "a part of the broker cannot be reached; reconnecting"
 _SLICE = 0.005  # seconds of handling after which the loop gets a turn
 _MOURNED = 600.0  # seconds for which the numbers of a lost peer are kept
 _AGAIN = 1.0  # seconds until what was refused is asked for again, or what repeats is logged again
@@ -115,6 +116,7 @@ class Node:
         self.subscriber = Subscriber(self.settings.linger, dropped=self._tracking.pause, fault=self.fault)
         self._always = frozenset({self.subjects.control, self.subjects.inbox(self.id)})
         self._connected = False
+        self._deaf = False
         self._problem = f"the {self._who} is not started"
         self._loops: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -332,22 +334,32 @@ class Node:
 
     def _on_gap(self, gap: Gap) -> None:
         if gap.reason == "disconnected":
-            self._connected, self._problem = False, "the link to the broker is lost; reconnecting"
             self.stats.disconnects += 1
-            self.publisher.hold(link_down=True)
+            self._deaf = True
+            if gap.partial:
+                self._problem = _PARTLY
+            else:
+                self._connected, self._problem = False, "the link to the broker is lost; reconnecting"
+                self.publisher.hold(link_down=True)
         elif gap.reason == "reconnected":
-            self._connected, self._problem = True, ""
+            partial = self._deaf and self._connected
+            self._deaf, self._problem = gap.ongoing, _PARTLY if gap.ongoing else ""
             self.peers.resume(time.monotonic())
-            self.peers.regroup()
-            self.publisher.hold(link_down=False)
-            self.membership.greet()
-            self._regrouping = True
-            if self._regroup_timer is not None:
-                self._regroup_timer.cancel()
-            self._regroup_timer = asyncio.get_running_loop().call_later(self.settings.regroup_timeout, self._regrouped)
-            if not self.peers.awaited:
-                self._regrouped()
+            if not partial:
+                self._connected = True
+                self._regroup()
         self._tell(gap)
+
+    def _regroup(self) -> None:
+        self.peers.regroup()
+        self.publisher.hold(link_down=False)
+        self.membership.greet()
+        self._regrouping = True
+        if self._regroup_timer is not None:
+            self._regroup_timer.cancel()
+        self._regroup_timer = asyncio.get_running_loop().call_later(self.settings.regroup_timeout, self._regrouped)
+        if not self.peers.awaited:
+            self._regrouped()
 
     def _heard_from(self, node: str) -> None:
         self.peers.heard(node, time.monotonic())
@@ -409,7 +421,7 @@ class Node:
                     hook()
                 if self._connected:
                     self.membership.beat()
-            if self._connected:
+            if self._connected and not self._deaf:  # else a silence may be ours
                 self.membership.tick(now)
 
     def _left(self, peer: NodeInfo, why: str) -> None:

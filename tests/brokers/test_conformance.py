@@ -23,7 +23,7 @@ from tests.services import SharedBrokers, unavailable
 
 CLUSTERED = {"nats cluster": "nats", "amqp cluster": "amqp"}
 LOGS = ("redis+streams", "nats+jetstream", "amqp+streams")
-LINKED = ("redis", "nats", "amqp", "redis+sentinel", *CLUSTERED, *LOGS)
+LINKED = ("redis", "nats", "amqp", "redis+sentinel", "redis+cluster", *CLUSTERED, *LOGS)
 SCHEMES = ("memory", "memory+log", *LINKED, "embedded")
 
 

@@ -47,7 +47,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_brokers_that_come_along() -> None:
     assert set(schemes()) >= {
         *("memory", "redis", "rediss", "unix", "nats", "tls", "amqp", "amqps", "embedded"),
-        *("redis+sentinel", "rediss+sentinel"),
+        *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
     }
     broker, applied = open_broker("memory://here?linger=0", Options(), "node-1")
     assert isinstance(broker, MemoryBroker)
@@ -105,6 +105,7 @@ def test_a_url_that_opens_nothing(url: str, says: str) -> None:
         ("redis://localhost", "redis", "redis"),
         ("rediss://localhost", "redis", "redis"),
         ("redis+sentinel://localhost/main", "redis", "redis"),
+        ("redis+cluster://localhost", "redis", "redis"),
         ("nats://localhost", "nats", "nats"),
         ("amqp://localhost", "aiormq", "rabbitmq"),
     ],
