@@ -144,6 +144,8 @@ class Shards:
 
     def end(self, sent: Callable[[], BrokerError], unsent: Callable[[], BrokerError]) -> None:
         """Stop everything: what is published and unconfirmed fails as `sent`, the rest as `unsent`."""
+        if self.over.is_set():
+            return
         self.over.set()
         for task in (*self._tasks, *self._dials.values()):
             task.cancel()

@@ -76,7 +76,8 @@ class Survey:
         done, late = await asyncio.wait(answers, timeout=_PATIENCE)
         for answer in late:
             answer.cancel()
-        if late or any(answer.exception() for answer in done):
+        errors = [answer.exception() for answer in done]
+        if late or any(errors):
             return False
         slots, nodes = (answer.result() for answer in answers)
         return self._learn(link.address, slots, nodes, believing=False)
