@@ -109,15 +109,21 @@ def named(names: Sequence[str]) -> list[Contestant]:
     return [CONTESTANTS[name] for name in names]
 
 
-def client_manager(contestant: Contestant, channel: str) -> Any:
-    """The client manager of one of the Python contestants; nodes of one `channel` hear one another."""
+def client_manager(contestant: Contestant, channel: str, **settings: Any) -> Any:
+    """The client manager of one of the Python contestants; nodes of one `channel` hear one another.
+
+    Args:
+        contestant: whose.
+        channel: the prefix, or channel, on the broker.
+        settings: of roomcast's adapter; the others have none.
+    """
     import socketio  # noqa: PLC0415 - the process that only steers needs none of these
 
     import roomcast  # noqa: PLC0415
 
     if contestant.library == "roomcast":
         url = f"memory://{channel}" if contestant.broker == "memory" else contestant.url
-        return roomcast.Adapter(url, prefix=channel, confirm=contestant.variant == "confirm")
+        return roomcast.Adapter(url, prefix=channel, confirm=contestant.variant == "confirm", **settings)
     if contestant.broker == "memory":
         return socketio.AsyncManager()
     kind = {"redis": socketio.AsyncRedisManager, "amqp": socketio.AsyncAioPikaManager}[contestant.broker]

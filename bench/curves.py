@@ -9,7 +9,6 @@ Run: python -m bench.curves [--case curve=rooms] [--only roomcast-redis python-s
 """
 
 from bench.contestants import Contestant
-from bench.measure import interleave
 from bench.pair import nodes, stream
 from bench.plan import Part, Plan, alone
 from bench.remote_fanout import BYTES, events_for
@@ -22,8 +21,8 @@ EVERYONE = (
 POINTS = {
     "rooms": (1, 100, 10_000, 100_000),
     "nodes": (1, 2, 8, 32),
-    "members": (1, 10, 100, 1000, 10_000),
-    "payload": (20, 200, 2000, 20_000, 100_000),
+    "members": (10, 100, 1000, 10_000),
+    "payload": (20, 200, 2000, 20_000),
 }
 CLIENTS = 100
 MEMBERS = 10
@@ -35,7 +34,7 @@ async def rooms(plan: Plan, contestant: Contestant, count: int) -> dict[str, flo
     events = events_for(plan, contestant, 1) // 2
     async with nodes(contestant) as (sender, receiver):
         await receiver.ask("clients", count=min(count, CLIENTS))
-        await receiver.ask("rooms", count=count, prefix="room-")
+        await receiver.ask("rooms", patience=600, count=count, prefix="room-")
         target = {"prefix": "room-", "count": count}
         sent, (counted,) = await stream(sender, [receiver], events=events, deliveries=events, size=BYTES, target=target)
     return {
@@ -84,7 +83,7 @@ async def measure(plan: Plan, result: Result) -> None:
     contestants = plan.contestants(EVERYONE, result)
     points: list[Case] = [{"curve": curve, "point": point} for curve, of in POINTS.items() for point in of]
     for case in plan.cases(points):
-        for _, contestant in interleave(contestants, min(plan.rounds, 2)):
+        for contestant in plan.turns(case, contestants, 2):
             result.add(case, contestant.name, await once(plan, contestant, case))
 
 

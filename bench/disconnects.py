@@ -10,7 +10,6 @@ as unsubscribing, is in `bench.joins`. Medians of 30 clients in each round, wall
 from statistics import median
 
 from bench.contestants import Contestant
-from bench.measure import interleave
 from bench.pair import nodes
 from bench.plan import Part, Plan, alone
 from bench.report import Result
@@ -23,7 +22,7 @@ async def once(contestant: Contestant, rooms: int) -> dict[str, float]:
     """One round: figures by name."""
     async with nodes(contestant, (1,)) as (node,):
         await node.ask("clients", count=CLIENTS, room="lobby")
-        await node.ask("rooms", count=rooms, prefix="room-")
+        await node.ask("rooms", patience=600, count=rooms, prefix="room-")
         cost = await node.ask("disconnect", times=TIMES, shared="lobby", own="own-")
     return {"forget_us": median(cost["rooms"]), "disconnect_us": median(cost["all"])}
 
@@ -36,7 +35,7 @@ async def measure(plan: Plan, result: Result) -> None:
     quick = ("roomcast-redis", "python-socketio-redis")
     contestants = plan.contestants(quick if plan.quick else everyone, result)
     for case in plan.cases([{"rooms": rooms} for rooms in ((100, 10_000) if plan.quick else (100, 10_000, 100_000))]):
-        for _, contestant in interleave(contestants, min(plan.rounds, 3)):
+        for contestant in plan.turns(case, contestants, 3):
             result.add(case, contestant.name, await once(contestant, int(case["rooms"])))
 
 

@@ -8,7 +8,6 @@ awaited. roomcast's `emit` returns once the event is accepted; the contestant wi
 """
 
 from bench.contestants import Contestant
-from bench.measure import interleave
 from bench.pair import nodes
 from bench.plan import Part, Plan, alone
 from bench.remote_fanout import BYTES, EVERYONE
@@ -35,7 +34,7 @@ async def measure(plan: Plan, result: Result) -> None:
     quick = ("roomcast-redis", "roomcast-redis-confirm", "python-socketio-redis")
     contestants = plan.contestants(quick if plan.quick else ("roomcast-redis-confirm", *EVERYONE), result)
     for case in plan.cases([{"in_flight": IN_FLIGHT}]):
-        for _, contestant in interleave(contestants, plan.rounds):
+        for contestant in plan.turns(case, contestants):
             events = plan.events(contestant, 40_000, 20_000, 4000)
             result.add(case, contestant.name, await once(contestant, events))
 

@@ -9,7 +9,6 @@ wait, and is counted until Redis has heard of the last room. roomcast unsubscrib
 """
 
 from bench.contestants import Contestant
-from bench.measure import interleave
 from bench.pair import nodes
 from bench.plan import Part, Plan, alone
 from bench.report import Result
@@ -36,7 +35,7 @@ async def measure(plan: Plan, result: Result) -> None:
     )  # fmt: skip
     contestants = plan.contestants(everyone, result)
     for case in plan.cases([{"others": 1}, {"others": 0}]):
-        for _, contestant in interleave(contestants, min(plan.rounds, 3)):
+        for contestant in plan.turns(case, contestants, 3):
             result.add(case, contestant.name, await once(contestant, int(case["others"])))
 
 

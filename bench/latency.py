@@ -9,7 +9,7 @@ the same clock. The first half second does not count.
 import asyncio
 
 from bench.contestants import Contestant
-from bench.measure import interleave, percentile
+from bench.measure import percentile
 from bench.pair import nodes
 from bench.plan import Part, Plan, alone
 from bench.processes import ProcessFailed
@@ -46,7 +46,7 @@ async def measure(plan: Plan, result: Result) -> None:
     quick = ("roomcast-redis", "python-socketio-redis")
     contestants = plan.contestants(quick if plan.quick else EVERYONE, result)
     for case in plan.cases([{"per_second": PER_SECOND}]):
-        for _, contestant in interleave(contestants, plan.rounds):
+        for contestant in plan.turns(case, contestants, 3):
             result.add(case, contestant.name, await once(contestant, 200 if plan.quick else 500))
 
 

@@ -8,7 +8,6 @@ themselves, in no room but their own; a client with a websocket takes more (see 
 """
 
 from bench.contestants import Contestant
-from bench.measure import interleave
 from bench.pair import nodes
 from bench.plan import Part, Plan, alone
 from bench.report import Result
@@ -31,13 +30,13 @@ async def once(contestant: Contestant, members: int, rooms: int) -> dict[str, fl
 
 
 async def measure(plan: Plan, result: Result) -> None:
-    """Every contestant with rooms of 1000, 10 and 1 members; memory hardly varies, so two rounds are enough."""
+    """Every contestant with rooms of 1000, 10 and 1 members; once, because the bytes hardly vary."""
     quick = ("roomcast-redis", "python-socketio-redis")
     contestants = plan.contestants(quick if plan.quick else EVERYONE, result)
     for case in plan.cases([{"members": members} for members in ((10, 1) if plan.quick else (1000, 10, 1, 0))]):
         members = int(case["members"])
         rooms = ROOMS.get(members, 0) // (4 if plan.quick else 1)
-        for _, contestant in interleave(contestants, 1 if plan.quick else min(plan.rounds, 2)):
+        for contestant in plan.turns(case, contestants, 1):
             result.add(case, contestant.name, await once(contestant, members, rooms))
 
 

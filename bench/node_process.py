@@ -30,6 +30,8 @@ logger = logging.getLogger("bench")
 
 BURST = 200
 """Events between two turns of the loop, as a busy handler would."""
+UNREAD = {"client_queue": 1_000_000, "client_queue_bytes": 1 << 40}
+"""No bound for slow clients where nobody reads: the other libraries have none, and the count empties the queues."""
 IN_FLIGHT = 64
 """Joins and leaves at the same time."""
 SHARE = 4
@@ -116,7 +118,7 @@ class Node:
     async def start(self) -> dict[str, Any]:
         """Connect every server to the broker."""
         for _ in range(self._count):
-            manager = client_manager(self._contestant, self._channel)
+            manager = client_manager(self._contestant, self._channel, **UNREAD)
             # not monitored: nobody pings these clients
             sio = socketio.AsyncServer(async_mode="asgi", client_manager=manager, monitor_clients=False)
             await join(self._contestant, sio)

@@ -5,12 +5,13 @@ import asyncio
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 
 from bench.contestants import Contestant, missing, named
 from bench.machine import machine, versions
+from bench.measure import interleave
 from bench.report import Case, Result, now
 
 ROUNDS, QUICK_ROUNDS = 5, 2
@@ -54,6 +55,14 @@ class Plan:
         if contestant.library == "python-socketio" and contestant.broker == "amqp":
             events //= 4
         return max(50, int(events * self.scale / (4 if self.quick else 1)))
+
+    def turns(self, case: Case, contestants: Sequence[Contestant], most: int | None = None) -> Iterator[Contestant]:
+        """Who is measured next, round after round, at most `most` rounds; says so on standard error."""
+        rounds = self.rounds if most is None else min(self.rounds, most)
+        for number, contestant in interleave(contestants, rounds):
+            what = " ".join(f"{name}={value}" for name, value in case.items())
+            print(f"  {what}, round {number + 1} of {rounds}: {contestant.name}", file=sys.stderr, flush=True)
+            yield contestant
 
     def cases(self, cases: Sequence[Case]) -> list[Case]:
         """Those of the cases that were asked for."""

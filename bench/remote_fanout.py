@@ -7,7 +7,6 @@ event, and of the receiver per delivery.
 """
 
 from bench.contestants import Contestant
-from bench.measure import interleave
 from bench.pair import nodes, stream
 from bench.plan import Part, Plan, alone
 from bench.report import Result
@@ -49,7 +48,7 @@ async def measure(plan: Plan, result: Result) -> None:
     contestants = plan.contestants(quick if plan.quick else EVERYONE, result)
     for case in plan.cases([{"members": members} for members in ((1, 100) if plan.quick else (1, 100, 1000))]):
         members = int(case["members"])
-        for _, contestant in interleave(contestants, plan.rounds):
+        for contestant in plan.turns(case, contestants):
             events = events_for(plan, contestant, members)
             result.add(case, contestant.name, await once(contestant, members, events))
 

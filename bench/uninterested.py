@@ -9,7 +9,6 @@ goes to its client, and C's CPU is taken when that arrives.
 import asyncio
 
 from bench.contestants import Contestant
-from bench.measure import interleave
 from bench.pair import nodes, stream
 from bench.plan import Part, Plan, alone
 from bench.processes import ProcessFailed
@@ -37,7 +36,7 @@ async def measure(plan: Plan, result: Result) -> None:
     quick = ("roomcast-redis", "python-socketio-redis")
     contestants = plan.contestants(quick if plan.quick else EVERYONE, result)
     for case in plan.cases([{"size": BYTES}]):
-        for _, contestant in interleave(contestants, plan.rounds):
+        for contestant in plan.turns(case, contestants):
             events = plan.events(contestant, 40_000, 20_000, 4000)
             result.add(case, contestant.name, await once(contestant, events))
 
