@@ -97,6 +97,11 @@ class Adapter(Clients, Gateway):
         node.membership.on_joined.append(lambda info: self._events.tell("node_joined", info))
         node.membership.on_left.append(lambda info, why: self._events.tell("node_left", info, why))
         node.handlers |= {Emit: self._on_emit, CloseRoom: self._on_close_room}
+        node.at_home |= {
+            Emit: lambda emit: self._deliver(node.id, emit, emit.packet.parts),
+            CloseRoom: lambda close: self._on_close_room(node.id, close),
+        }
+        node.pressed = lambda: self._fanout is not None and self._fanout.pressed
 
     def _counts(self) -> tuple[int, int]:
         return len(self._rooms), sum(len(self._rooms.rooms(namespace)) for namespace in self._rooms.namespaces())
@@ -404,7 +409,10 @@ class Adapter(Clients, Gateway):
         message = encode_message(CloseRoom(namespace, room))
         await self._node.publisher.reserve(len(message))
         try:
-            self.basic_close_room(room, namespace)
+            if not self._node.total:
+                self.basic_close_room(room, namespace)
+            elif self.is_sid_room(namespace, room):
+                raise ValueError("cannot close a sid room")  # noqa: TRY301 - either way the place is given back
         except ValueError:
             self._node.publisher.release_place(len(message))
             raise

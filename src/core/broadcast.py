@@ -5,6 +5,7 @@
    happened everywhere or nowhere, and local clients never wait for the broker.
 2. Where an event goes: a room to the nodes with a member, several rooms or none to the nodes with a client in the
    namespace, a sid to its node alone, an event that wants acknowledgements from more than one sid to every node.
+   With `order="total"` also to this node's own clients by way of the log, but for `local` events.
 3. A volatile event does not wait: when the outbox is full, or the link is down, other nodes do not get it; counted.
 4. An acknowledgement finds its way back to the node that asked; what waits for a client or a node that is gone
    waits no longer.
@@ -156,10 +157,11 @@ class Broadcast:
                 if not publisher.reserve_now(len(message)):
                     await publisher.reserve(len(message))
                 entry = publisher.put(subject, message)
-        if self._deliver is not None:
-            self._deliver(emit)
-        elif emit.request:
-            self.acks.expect(emit.request, self._node.id, ())
+        own = self._deliver
+        if own is not None and (subject is None or not self._node.total):
+            own(emit)
+        elif emit.request and (own is None or entry is None or subject not in self._node.always):
+            self.acks.expect(emit.request, self._node.id, ())  # it will not come back to be handed on here
         return entry
 
     def _drop(self, emit: Emit) -> None:
@@ -223,8 +225,8 @@ class Broadcast:
         """Where an event goes (rule 2); None when nobody elsewhere can be meant."""
         subjects = self._node.subjects
         node = owner(to.rooms[0]) if len(to.rooms) == 1 else ""
-        if node == self._node.id:
-            return None  # a client of this node, here or gone
+        if node == self._node.id:  # a client of this node, here or gone
+            return subjects.inbox(node) if self._node.total else None
         if node in self._node.peers:
             return subjects.inbox(node)
         if ack:
@@ -240,6 +242,8 @@ class Broadcast:
         if subject is None:
             return here
         node = owner(to.rooms[0]) if len(to.rooms) == 1 else ""
+        if node == self._node.id:
+            return here
         return here | ({node} if node in self._node.peers else self._node.peers.ids)
 
 

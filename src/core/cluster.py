@@ -170,18 +170,22 @@ class Cluster:
     async def replies(
         self, to: Address, make: Callable[[int], Message], here: Here = nothing
     ) -> AsyncGenerator[tuple[str, Reply]]:
-        """What each other node answers; `here` is done for this one (rule 4)."""
+        """What each other node answers; `here` is done for this one (rule 4), which answers only when it cannot be."""
         loop = asyncio.get_running_loop()
         if not to.local:
             await self.node.met()
         nodes, concerned = self.asked(to)
         answers = self._answers if concerned else None
         timeout = self.timeout(to)
+        if self.node.total and answers is not None and here is not nothing and not to.local:
+            nodes |= {self.node.id}
         async with self._surveys.begin(nodes) as survey:
             await survey.send(make(survey.number), (lambda: None) if answers is None else (lambda: here(answers)))
             deadline = loop.time() + timeout
             try:
                 while (answer := await survey.next(deadline)) is not None:
+                    if answer[0] == self.node.id and not answer[1].error:
+                        continue  # `here` was done
                     yield answer
                     deadline = max(deadline, loop.time() + timeout) if answer[1].more else deadline
             except TimeoutError:

@@ -101,6 +101,11 @@ class FanOut:
         self._put = 0
         return True
 
+    @property
+    def pressed(self) -> bool:
+        """Whether clients wait to be written to for the first time since they were given something."""
+        return bool(self._due)
+
     def reachable(self, client: Client) -> bool:
         """Whether a client's connection is still there."""
         socket = self._server.eio.sockets.get(client.eio_sid)

@@ -6,7 +6,11 @@
    end the receive loop: what cannot be read is counted and logged once per kind, a handler that fails is logged.
 3. After an outage publishing waits until every peer has given a sign of life, at most `regroup_timeout`: what is
    sent before a peer has resubscribed is lost to it.
+   A log loses nothing, so there publishing goes on at once; and what it holds is handed on no faster than this node's
+   clients are served (`pressed`), since it can wait there.
 4. A gap is counted, logged and told to every hook, whatever its cause.
+5. With `order="total"`, what this node's own clients are to see goes through the log as well, and is done at the place
+   that it has there (`at_home`): so it comes in the same order for the clients of all nodes.
 """
 
 import asyncio
@@ -20,7 +24,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from typing import Any
 
 from roomcast.core.broker import Broker, Delivery, Gap, Subject
-from roomcast.core.errors import BrokerClosed, BrokerUnavailable, WireError
+from roomcast.core.errors import BrokerClosed, BrokerUnavailable, ConfigurationError, WireError
 from roomcast.core.health import Health
 from roomcast.core.membership import Membership, NodeInfo
 from roomcast.core.messages import Bye, Census, Heartbeat, Hello, Message, encode_message
@@ -52,6 +56,10 @@ class Node:
         pid: the process that made it; in a forked one it must not be used.
         membership: who else is there.
         handlers: what to do with each kind of message: called with the origin's id and the message.
+        always: the subjects it hears as long as it runs.
+        at_home: what to do, by rule 5, with this node's own messages when they come back.
+        total: whether rule 5 holds.
+        pressed: whether clients still wait to be served.
         on_left: each called with the id of a node that is gone.
         on_beat: each called once in each heartbeat.
         on_close: each called when this node closes, before the broker does.
@@ -76,6 +84,14 @@ class Node:
         self._who = "emitter" if guest else "adapter"
         self._url = url
         self._broker, self.settings = open_broker(url, settings, self.id)
+        if self._broker.log is not None:
+            self.settings = self.settings.on_a_log()
+        self.total = self.settings.order == "total"
+        if self.total and self._broker.log is None:
+            raise ConfigurationError(
+                f'order="total" needs a broker that keeps a log, and {self.broker_name}:// does not: '
+                "use one that does, such as redis+streams://."
+            )
         self.name = (self.settings.name or f"{socket.gethostname()}:{os.getpid()}")[:256]
         self.stats = Stats()
         self.on_left: list[Callable[[str], None]] = []
@@ -111,10 +127,12 @@ class Node:
             Bye: self.membership.on_bye,
             Census: self.membership.on_census,
         }
+        self.at_home: dict[type[Any], Callable[[Any], None]] = {}
+        self.pressed: Callable[[], bool] = lambda: False
         self._tracking = Tracking()
         self._in_order = self._broker.guarantees.order != "subject"
         self.subscriber = Subscriber(self.settings.linger, dropped=self._tracking.pause, fault=self.fault)
-        self._always = frozenset({self.subjects.control, self.subjects.inbox(self.id)})
+        self.always = frozenset({self.subjects.control, self.subjects.inbox(self.id)})
         self._connected = False
         self._deaf = False
         self._problem = f"the {self._who} is not started"
@@ -153,7 +171,7 @@ class Node:
         broker = self._broker
         try:
             await broker.start()
-            await broker.subscribe(self._always)
+            await broker.subscribe(self.always)
             self.check_open()
         except BaseException:
             await broker.aclose()
@@ -269,6 +287,8 @@ class Node:
                 for _ in self._handling(event):
                     if time.monotonic() - turn > _SLICE:
                         await asyncio.sleep(0)
+                        while broker.log is not None and self.pressed():  # noqa: ASYNC110 - they are served turn by turn
+                            await asyncio.sleep(0)
                         turn = time.monotonic()
 
     def _handling(self, event: Delivery | Gap) -> Generator[None]:
@@ -284,7 +304,7 @@ class Node:
     def _opened(self, delivery: Delivery) -> Iterable[tuple[str, Message | WireError]]:
         """The messages of a delivery that are new here, and their origin."""
         subject = delivery.subject
-        if not self.subscriber.active(subject) and subject not in self._always:
+        if not self.subscriber.active(subject) and subject not in self.always:
             return ()  # in flight while the subject was given up
         try:
             envelope = self.wire.open(subject, delivery.payload, time.time_ns() // 1000)
@@ -292,7 +312,7 @@ class Node:
             self.refuse(exc)
             return ()
         origin = envelope.origin
-        if origin == self.id:
+        if origin == self.id and not self.total:
             return ()
         self._heard_from(origin)
         messages = envelope.messages
@@ -311,6 +331,9 @@ class Node:
         if isinstance(message, WireError):
             self.refuse(message)
             return
+        if origin == self.id:
+            self._come_back(message)
+            return
         self.stats.received += 1
         handler = self.handlers.get(type(message))
         if handler is None:
@@ -322,6 +345,15 @@ class Node:
             self.refuse(exc)
         except Exception as exc:  # noqa: BLE001 - rule 2: no message ends the loop
             self.fault(f"handling a {type(message).__name__} failed", exc)
+
+    def _come_back(self, message: Message) -> None:
+        """Rule 5."""
+        handler = self.at_home.get(type(message))
+        if handler is not None:
+            try:
+                handler(message)
+            except Exception as exc:  # noqa: BLE001 - rule 2: no message ends the loop
+                self.fault(f"handling a {type(message).__name__} of this node's own failed", exc)
 
     def refuse(self, error: WireError) -> None:
         """Count something that arrived and is not accepted; log the first of its kind."""
@@ -351,9 +383,12 @@ class Node:
         self._tell(gap)
 
     def _regroup(self) -> None:
-        self.peers.regroup()
         self.publisher.hold(link_down=False)
         self.membership.greet()
+        if self._broker.log is not None:
+            self.publisher.release()
+            return
+        self.peers.regroup()
         self._regrouping = True
         if self._regroup_timer is not None:
             self._regroup_timer.cancel()

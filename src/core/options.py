@@ -14,6 +14,9 @@ from roomcast.core.errors import ConfigurationError
 SlowClient = Literal["disconnect", "drop_newest", "drop_oldest"]
 """What happens to a client for whom too much waits."""
 
+Agreed = Literal["publisher", "total"]
+"""How far clients agree on the order of events."""
+
 _SAYS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -21,7 +24,9 @@ _SAYS: dict[Any, str] = {
     str: "text",
     str | None: "text or None",
     SlowClient: " or ".join(f'"{policy}"' for policy in get_args(SlowClient)),
+    Agreed: " or ".join(f'"{order}"' for order in get_args(Agreed)),
 }
+_ON_A_LOG: dict[str, Any] = {"confirm": True, "outbox_age": 120.0}
 _MAY_BE_ZERO = ("linger", "regroup_timeout", "compress_from")
 
 
@@ -33,7 +38,9 @@ class Options:
         prefix: head of everything the library touches on the broker; two applications on one broker differ in it.
         name: what operators see for this node; None: host name and process id.
         secret: the cluster's shared secrets (see `Wire`); the first signs, all verify; empty: no signatures.
-        confirm: `emit` returns only once the broker has confirmed.
+        order: "publisher": clients see the events of one node in its order; "total": the clients of all nodes see the
+            events of a room in one order. That needs a broker with a log.
+        confirm: `emit` returns only once the broker has confirmed; true on a log unless it is set.
         emit_timeout: how long `emit` may wait for a place in the outbox, and for a confirm.
         request_timeout: how long a request to another node may take.
         connect_timeout: how long one attempt to connect may take.
@@ -43,7 +50,7 @@ class Options:
         regroup_timeout: how long publishing waits, after an outage, for the peers to be back.
         freshness: how far the clocks of two nodes may differ when envelopes are signed.
         outbox_messages, outbox_bytes: bounds of what is not confirmed yet.
-        outbox_age: how long an outage may last before its first messages are given up.
+        outbox_age: how long an outage may last before its first messages are given up; 120 on a log unless it is set.
         max_payload: largest message in bytes, to send or to receive.
         buffer: deliveries that may wait to be handled.
         client_queue, client_queue_bytes: bounds of what may wait for one client, the attachments included.
@@ -51,11 +58,13 @@ class Options:
             or "drop_oldest" (it does not get the oldest events that wait).
         compress_from: on a connection that has negotiated compression, the size in bytes from which a packet is
             compressed; smaller ones are sent as they are, at once. 0 compresses all of them.
+        given: names of the settings that were set, rather than left at their defaults.
     """
 
     prefix: str = "roomcast"
     name: str | None = None
     secret: tuple[str | bytes, ...] = field(default=(), repr=False)
+    order: Agreed = "publisher"
     confirm: bool = False
     emit_timeout: float = 5.0
     request_timeout: float = 5.0
@@ -74,10 +83,11 @@ class Options:
     client_queue_bytes: int = 8 * 1024 * 1024
     slow_client: SlowClient = "disconnect"
     compress_from: int = 1024
+    given: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for setting in fields(self):
-            if setting.name != "secret":
+            if setting.name not in ("secret", "given"):
                 _check(setting.name, setting.type, getattr(self, setting.name))
         if self.peer_timeout < 2 * self.heartbeat:
             raise ConfigurationError(
@@ -87,10 +97,14 @@ class Options:
         if self.max_payload < 4096:  # noqa: PLR2004 - room for the library's own messages
             raise ConfigurationError(f"max_payload must be at least 4096 bytes, not {self.max_payload}.")
 
+    def on_a_log(self) -> "Options":
+        """The same settings with the defaults of a broker that keeps a log."""
+        return replace(self, **{name: value for name, value in _ON_A_LOG.items() if name not in self.given})
+
 
 def _check(name: str, kind: Any, value: Any) -> None:
-    if kind == SlowClient:
-        if value not in get_args(SlowClient):
+    if kind in (SlowClient, Agreed):
+        if value not in get_args(kind):
             raise ConfigurationError(f"{name} is {_SAYS[kind]}, not {value!r:.80}.")
         return
     allowed = {float: (int, float), str | None: (str, type(None))}.get(kind, (kind,))
@@ -109,6 +123,7 @@ class Settings(TypedDict, total=False):
     prefix: str
     name: str | None
     secret: str | bytes | Sequence[str | bytes] | None
+    order: Agreed
     confirm: bool
     emit_timeout: float
     request_timeout: float
@@ -129,7 +144,8 @@ class Settings(TypedDict, total=False):
     compress_from: int
 
 
-_FROM_URL = frozenset(setting.name for setting in fields(Options)) - {"secret"}
+_KNOWN = frozenset(setting.name for setting in fields(Options)) - {"given"}
+_FROM_URL = _KNOWN - {"secret"}
 
 
 def options(arguments: Mapping[str, Any]) -> Options:
@@ -138,10 +154,9 @@ def options(arguments: Mapping[str, Any]) -> Options:
     Raises:
         ConfigurationError: a name or a value is not one of an adapter's settings.
     """
-    known = {setting.name for setting in fields(Options)}
-    if unknown := sorted(set(arguments) - known):
-        raise ConfigurationError(f"Unknown setting {unknown[0]!r}: it is one of {', '.join(sorted(known))}.")
-    settings = dict(arguments)
+    if unknown := sorted(set(arguments) - _KNOWN):
+        raise ConfigurationError(f"Unknown setting {unknown[0]!r}: it is one of {', '.join(sorted(_KNOWN))}.")
+    settings: dict[str, Any] = {**arguments, "given": frozenset(arguments)}
     secret = settings.get("secret", ())
     if secret is None or isinstance(secret, (str, bytes)):
         settings["secret"] = () if secret is None else (secret,)
@@ -174,7 +189,7 @@ def split_url(url: str, settings: Options, broker_parameters: frozenset[str]) ->
                 f"Unknown parameter {name!r:.80} in the {parts.scheme}:// URL: it is one of {known}."
             )
     bare = url.partition("#")[0].partition("?")[0]
-    return bare, broker, replace(settings, **own)
+    return bare, broker, replace(settings, **own, given=settings.given | own.keys())
 
 
 def _value(name: str, text: str) -> object:

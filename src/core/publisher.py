@@ -338,6 +338,9 @@ class Publisher:
         now = time.time_ns() // 1000
         self._sent = now if now > self._sent else self._sent + 1
         payload = self._wire.seal(subject, Envelope(self._origin, self._sent, epoch, first, messages, place))
+        log = self._broker.log
+        if log is not None and place:
+            return asyncio.ensure_future(log.publish(subject, payload, once=(self._origin, place)))
         return asyncio.ensure_future(self._broker.publish(subject, payload))
 
     def _settle(self, batch: Batch, done: asyncio.Future[Position | None]) -> None:

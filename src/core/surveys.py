@@ -3,16 +3,29 @@
 1. A survey asks the nodes that were alive when it began. One that dies is no longer waited for, and what it had
    answered is kept; one that joins is not waited for.
 2. What this node does itself for the same request happens right after the request took its place in the outbox,
-   without suspending: so both are in order with everything this node emits.
+   without suspending: so both are in order with everything this node emits. With `order="total"` it happens when the
+   request comes back from the log, for the same reason, and nothing is answered before.
 3. Nothing is left behind when the caller stops: the request is forgotten, and who has not answered to the end is told.
 4. A reply that is here when the deadline is noticed has come in time: a process that was held up blames nobody.
 """
 
 import asyncio
 from collections.abc import Callable, Collection
+from typing import Any
 
 from roomcast.core.errors import RequestTimeout
-from roomcast.core.messages import Message, More, Reply, encode_message
+from roomcast.core.messages import (
+    CountClients,
+    Disconnect,
+    Fetch,
+    Join,
+    Leave,
+    ListRooms,
+    Message,
+    More,
+    Reply,
+    encode_message,
+)
 from roomcast.core.node import Node
 from roomcast.core.requests import Request, Requests
 
@@ -95,7 +108,9 @@ class Surveys:
         self.node = node
         self._requests = Requests()
         self._open: dict[int, Survey] = {}
+        self._to_do: dict[int, Callable[[], None]] = {}  # when a request comes back
         node.handlers[Reply] = self._on_reply
+        node.at_home |= dict.fromkeys((Join, Leave, Disconnect, CountClients, Fetch, ListRooms), self._come_back)
         node.on_left.append(self._on_left)
         node.on_close.append(self._on_close)
 
@@ -103,7 +118,7 @@ class Surveys:
         return len(self._open)
 
     def begin(self, nodes: Collection[str]) -> Survey:
-        """A survey of these nodes (rule 1)."""
+        """A survey of these nodes (rule 1), this one among them when the request is to come back (rule 2)."""
         request = self._requests.begin(nodes)
         survey = self._open[request.number] = Survey(self, request)
         return survey
@@ -138,7 +153,22 @@ class Surveys:
         await publisher.reserve(len(raw))
         subject = subjects.inbox(next(iter(nodes))) if len(nodes) == 1 else subjects.control
         publisher.put(subject, raw)
-        then()
+        if self.node.id in nodes:
+            self._to_do[request.number] = then
+        else:
+            then()
+
+    def _come_back(self, message: Any) -> None:
+        """A request of this node's own has its place in the log (rule 2)."""
+        then = self._to_do.pop(message.request, None)
+        if then is None:
+            return
+        error = ""
+        try:
+            then()
+        except ValueError as exc:
+            error = str(exc)
+        self._on_reply(self.node.id, Reply(message.request, error=error))
 
     def more(self, request: Request, node: str) -> None:
         """Ask a node for its next part."""
@@ -149,8 +179,9 @@ class Surveys:
     def end(self, survey: Survey, request: Request) -> None:
         """The caller stops (rule 3)."""
         del self._open[survey.number]
+        self._to_do.pop(survey.number, None)
         self._requests.end(request)
-        for node in request.waiting:  # in the middle of an answer, or about to begin one
+        for node in request.waiting - {self.node.id}:  # in the middle of an answer, or about to begin one
             if self.node.running:
                 self.node.answer(node, More(request.number, stop=True))
 

@@ -15,11 +15,11 @@ SECRET = "a secret of the cluster"  # noqa: S105 - of this file alone
 
 def test_an_adapter_takes_every_option_by_name_and_nothing_else() -> None:
     """`Settings` is what an editor shows; `Options` is what counts."""
-    names = [setting.name for setting in fields(Options)]
+    names = [setting.name for setting in fields(Options) if setting.name != "given"]
     hints = get_type_hints(Settings)
     assert list(hints) == names
     for setting in fields(Options):
-        if setting.name != "secret":
+        if setting.name not in ("secret", "given"):
             assert hints[setting.name] == setting.type
 
 
@@ -31,6 +31,7 @@ def test_every_option_is_explained() -> None:
 def test_the_defaults_work() -> None:
     assert options({}) == Options()
     assert options({"linger": 0.5}) == replace(Options(), linger=0.5)
+    assert options({"linger": 0.5}).given == {"linger"}
 
 
 @pytest.mark.parametrize(
