@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, cast
 
+from roomcast.core import sweep
 from roomcast.core.client_queue import Bounds, ClientQueue
 from roomcast.core.frames import Frame
 from roomcast.core.packets import Parts
@@ -53,6 +54,7 @@ class FanOut:
         self._dropped = 0
         self._told = -_QUIET
         self._install(server.eio)
+        sweep.install(server.eio)
 
     def ready(self, clients: Iterable[Client], *, volatile: bool) -> list[Client]:
         """Those of the clients who can be given a packet now (rules 3 and 4), and can answer it."""
