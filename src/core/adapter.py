@@ -9,7 +9,6 @@ Every call that the server makes on its manager keeps its meaning and reaches th
 What python-socketio has no words for are the operators (`operator`) and the verbs below them.
 """
 
-import asyncio
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +23,7 @@ from roomcast.core.claims import Claimed, Claims
 from roomcast.core.client_queue import Bounds
 from roomcast.core.clients import NOT_HERE, Clients, addressed, skipped
 from roomcast.core.cluster import Cluster
-from roomcast.core.errors import BrokerUnavailable, RoomcastError, WireError
+from roomcast.core.errors import BrokerUnavailable, WireError
 from roomcast.core.events import Handler, Handlers, ServerEvents
 from roomcast.core.fanout import FanOut
 from roomcast.core.gateway import Gateway
@@ -47,13 +46,12 @@ from roomcast.core.packets import Packets, Parts
 from roomcast.core.presence import Presence, PresenceWatch
 from roomcast.core.rooms import Client, State
 from roomcast.core.sids import new_sid, owner
+from roomcast.core.starting import Starting
 from roomcast.core.subjects import Room, namespace_name, room_name
 from roomcast.core.surveys import Surveys
 from roomcast.core.tickets import Policy
 
 logger = logging.getLogger("roomcast")
-
-_BACKOFF = 0.1, 2.0  # seconds between attempts of a start in the background: first, longest
 
 
 class Adapter(Clients, Gateway):
@@ -77,8 +75,7 @@ class Adapter(Clients, Gateway):
         self._settings = options(settings)
         self._fanout: FanOut | None = None
         self._handlers = Handlers()
-        self._starting: asyncio.Task[None] | None = None
-        self._start_error: RoomcastError | None = None
+        self._starting = Starting()
         self._become_node()
         self.on_gap(self._on_gap)
 
@@ -130,20 +127,18 @@ class Adapter(Clients, Gateway):
             BrokerClosed: the adapter was closed.
         """
         self._be_oneself()
-        if self._starting is None or self._starting.done():
+        if not self._starting.under_way:
             await self._node.start()
             return
-        await asyncio.wait({self._starting}, timeout=self._node.settings.connect_timeout)
-        if self._start_error is not None:
-            raise self._start_error
+        await self._starting.wait(self._node)
+        if self._starting.error is not None:
+            raise self._starting.error
         if not self._node.running:
             raise BrokerUnavailable(self._node.health().reason, broker=self._node.broker_name)
 
     async def aclose(self) -> None:
         """Leave the cluster: flush what was emitted, say bye, disconnect. Idempotent."""
-        if self._starting is not None:
-            self._starting.cancel()
-            await asyncio.gather(self._starting, return_exceptions=True)
+        await self._starting.cancel()
         await self._node.aclose()
 
     async def __aenter__(self) -> "Adapter":
@@ -281,29 +276,11 @@ class Adapter(Clients, Gateway):
         """Called by the server before its first client: start in the background unless that was done."""
         super().initialize()
         self._be_oneself()
-        if not self._node.running and self._starting is None:
-            self._starting = asyncio.ensure_future(self._start_in_background())
-
-    async def _start_in_background(self) -> None:
-        delay, longest = _BACKOFF
-        while True:
-            try:
-                await self._node.start()
-            except BrokerUnavailable as exc:
-                logger.warning("roomcast: not started, trying again: %s", exc)
-            except RoomcastError as exc:
-                logger.exception("roomcast: not started, and trying again would not help")
-                self._start_error = exc
-                return
-            else:
-                return
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, longest)
+        self._starting.begin(self._node)
 
     async def pre_connect(self, eio_sid: str, namespace: str) -> str | None:
         """Admit a client to a namespace; None when its connection is in it already."""
-        if self._starting is not None and not self._starting.done():
-            await asyncio.wait({self._starting}, timeout=self._node.settings.connect_timeout)
+        await self._starting.wait(self._node)
         if self._rooms.by_eio_sid(namespace, eio_sid) is not None:
             return None
         namespace_name(namespace)
