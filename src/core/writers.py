@@ -2,7 +2,8 @@
 
 1. `writer_of` knows a connection by the exact class of the object behind it, and by every attribute that its writer
    will read. Any other server, an application's subclass, a wrapped `send`, a version whose attributes differ: None,
-   and the connection keeps to engine.io's own writer.
+   and the connection keeps to engine.io's own writer. Starlette's wrapper, which is around every mounted application
+   (FastAPI's too) and hands on what a websocket sends, is looked through.
 2. A writer is `ready` while the websocket is open on both sides and at most the transport's high-water mark is
    buffered. Whoever writes asks first: what is written to a closing transport is lost without a word.
 3. A writer never looks into frames and never waits.
@@ -12,9 +13,13 @@ calls cannot fall into the middle of another one.
 """
 
 import asyncio
+import inspect
 from collections.abc import Callable
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import Any, cast
+
+_TRANSPARENT = "starlette._exception_handler.wrap_app_handling_exceptions.<locals>.wrapped_app.<locals>.sender"
+"""It takes note of the start of an HTTP response, and hands on everything."""
 
 _OPEN = 1  # websockets.protocol.State.OPEN and websockets.legacy's
 _HIGH_WATER = 64 * 1024  # asyncio's own, where a transport does not say
@@ -126,7 +131,9 @@ def writer_of(ws: Any) -> Writer | None:
 
 
 def _owner(send: Any) -> Any:
-    """The object whose own `send` this is, nobody's wrapper."""
+    """The object whose own `send` this is, nobody's wrapper but Starlette's."""
+    while isinstance(send, FunctionType) and f"{send.__module__}.{send.__qualname__}" == _TRANSPARENT:
+        send = inspect.getclosurevars(send).nonlocals.get("send")
     if not isinstance(send, MethodType):
         return None
     owner = send.__self__

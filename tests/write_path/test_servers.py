@@ -17,6 +17,8 @@ from unittest import mock
 import aiohttp
 import pytest
 from engineio.async_socket import AsyncSocket
+from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from roomcast import Adapter
 from roomcast.core.client_queue import ClientQueue
@@ -309,6 +311,16 @@ async def test_a_server_behind_a_middleware_that_wraps_send_keeps_to_the_queue()
         stats = await hears(node)
     assert stats["sent_direct"] == 0
     assert stats["sent_queued"] >= 10
+
+
+@pytest.mark.parametrize("framework", [Starlette, FastAPI])
+async def test_an_application_that_is_mounted_in_a_framework_is_written_to_directly(framework: type[Starlette]) -> None:
+    async with serving("websockets-sansio") as node:
+        app = framework()
+        app.mount("/", node.sio.eio.handle_request)
+        node.sio.eio.handle_request = app
+        stats = await hears(node)
+    assert stats["sent_direct"] >= 10
 
 
 async def test_an_engine_io_that_makes_its_own_queues_keeps_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
