@@ -32,7 +32,7 @@ async def nodes(contestant: Contestant, servers: Sequence[int] = (1, 1)) -> Asyn
 
 
 async def stream(
-    sender: Process, receivers: Sequence[Process], *, events: int, deliveries: int, within: float = 100, **emit: Any
+    sender: Process, receivers: Sequence[Process], *, events: int, deliveries: int, within: float = 300, **emit: Any
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Emit at one node and count at the others; `deliveries` are those at each of them.
 
@@ -41,9 +41,10 @@ async def stream(
     """
     await asyncio.gather(*(process.ask("watch", stamp=False) for process in receivers))
     counting = [
-        asyncio.ensure_future(process.ask("count", deliveries=deliveries, within=within)) for process in receivers
+        asyncio.ensure_future(process.ask("count", patience=within + 20, deliveries=deliveries, within=within))
+        for process in receivers
     ]
-    sent = await sender.ask("emit", events=events, **emit)
+    sent = await sender.ask("emit", patience=within + 20, events=events, **emit)
     counted = [await one for one in counting]
     for process, answer in zip(receivers, counted, strict=True):
         if answer["got"] != deliveries:

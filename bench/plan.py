@@ -54,7 +54,7 @@ class Plan:
         events = {"roomcast": roomcast, "node": node, "python-socketio": python_socketio}[contestant.library]
         if contestant.library == "python-socketio" and contestant.broker == "amqp":
             events //= 4
-        return max(50, int(events * self.scale / (4 if self.quick else 1)))
+        return max(20, int(events * self.scale / (4 if self.quick else 1)))
 
     def turns(self, case: Case, contestants: Sequence[Contestant], most: int | None = None) -> Iterator[Contestant]:
         """Who is measured next, round after round, at most `most` rounds; says so on standard error."""
