@@ -44,6 +44,8 @@ _PATIENCE = 3
 """How many such waits an echo may take while other messages arrive: it only stands in the queue."""
 _QUEUE = "_pending_queue"
 """nats-py's private attribute of a subscription, by which all of them share one way in."""
+_ITERATOR = "_message_iterator"
+"""Another one, which would keep the queue that each subscription was made with, and its 3 KB."""
 _DENIED = re.compile(r'permissions violation for (?:publish|subscription) to "([^"]+)"')
 
 
@@ -278,6 +280,8 @@ class Link:
             )
         if self.ordered:
             setattr(subscription, _QUEUE, self._inflow)
+            if hasattr(subscription, _ITERATOR):
+                setattr(subscription, _ITERATOR, None)
         if subject not in {self._echo, self._probe}:
             self._subscriptions[subject] = subscription
 

@@ -3,12 +3,15 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator
+from typing import cast
 from uuid import uuid4
 
 import pytest
 
+from roomcast.brokers.log_broker import LogBroker
+from roomcast.core.broker import BrokerConfig
 from tests.adapter.servers import Client, Cluster, Heard, Node, serving
-from tests.brokers.test_conformance import LOGS
+from tests.brokers.test_conformance import LOGS, broker_class
 from tests.services import SharedBrokers
 
 EVENTS = 300
@@ -22,6 +25,10 @@ async def logged(request: pytest.FixtureRequest, shared_brokers: SharedBrokers) 
     url = f"memory+log://m{uuid4().hex[:12]}" if scheme == "memory+log" else shared_brokers.log_url(scheme)
     async with serving(url) as cluster:
         yield cluster
+    if scheme != "memory+log":
+        broker = cast("LogBroker", broker_class(scheme)(BrokerConfig(url, prefix=cluster.prefix)))
+        await broker.delete()
+        await broker.aclose()
     gc.collect()
 
 

@@ -4,6 +4,7 @@
 # What the echo costs, and what a library without the private attribute would do, shows only inside.
 
 import asyncio
+import gc
 import shutil
 import subprocess
 import sys
@@ -260,6 +261,17 @@ async def test_what_was_not_written_failed_definitely(opened: Opened, nats_url: 
     await broker.publish(subject, b"after")
     events += await heard(broker, b"after")
     assert b"late" not in [event.payload for event in events if isinstance(event, Delivery)]
+
+
+async def test_a_hundred_subjects_share_one_queue_and_keep_none_of_their_own(opened: Opened, nats_url: str) -> None:
+    """A queue takes 3 KB, and a node has as many subjects as rooms."""
+    broker = await opened(nats_url)
+    gc.collect()
+    before = sum(isinstance(thing, asyncio.Queue) for thing in gc.get_objects())
+    await broker.subscribe([Subject(f"{broker._config.prefix}.room.s{number}") for number in range(100)])
+    gc.collect()
+    assert sum(isinstance(thing, asyncio.Queue) for thing in gc.get_objects()) <= before
+    await works(broker)
 
 
 async def test_one_marker_confirms_many_publishes(opened: Opened, nats_url: str) -> None:
