@@ -6,7 +6,7 @@ Each round starts two nodes, connects the clients (half of them on each node, 10
 emits one event of 200 bytes at node A, ten times. It tells
 
 - bytes of memory that both nodes grew by for each connection, and clients connected in a second, and
-  the server CPU of connecting one;
+  the server CPU for each, with the upkeep meanwhile of those that were there before;
 - the milliseconds from `emit` until the last client has the event, and how late the event loop of the slower node was
   meanwhile, measured every 5 ms in the server process: the worst of all, and the 99th percentile.
 

@@ -74,8 +74,8 @@ async def measure_with(
     contestants = plan.contestants(QUICK if plan.quick else names, result)
     entrants = [Entrant(contestant, ws) for contestant in contestants]
     entrants += [Entrant(one, ws, tree) for one in contestants for tree in trees if one.library == "roomcast"]
-    chosen = [{"mode": mode} | ({} if ws == "auto" else {"ws": ws}) for mode in MODES]
-    cases = plan.cases(chosen)
+    modes = {mode if ws == "auto" else f"{mode} on {ws}": mode for mode in MODES}
+    cases = plan.cases([{"mode": named} for named in modes])
     if not cases or not entrants:
         return
     async with AsyncExitStack() as stack:
@@ -85,7 +85,7 @@ async def measure_with(
             await course.burst(10.0, WARM)
         for case in cases:
             for _, course in interleave(courses, plan.rounds):
-                result.add(case, course.entrant.name, await once(course, str(case["mode"])))
+                result.add(case, course.entrant.name, await once(course, modes[str(case["mode"])]))
 
 
 async def once(course: Course, mode: str) -> Figures:
