@@ -29,7 +29,7 @@ browser: ## find, or install, Chromium and the JavaScript client
 demo: env ## start the demo
 	$(VENV)/bin/roomcast demo
 
-test: env brokers browser ## the whole suite; a missing broker fails it
+test: env brokers browser bench-peers ## the whole suite; a missing broker fails it
 	ROOMCAST_TEST_REQUIRE=1 $(PYTEST)
 
 test-fast: env ## no faults, no browser, no seeded bugs; a missing broker is skipped, and named
