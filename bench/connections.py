@@ -10,6 +10,10 @@ emits one event of 200 bytes at node A, ten times. It tells
 - the milliseconds from `emit` until the last client has the event, and how late the event loop of the slower node was
   meanwhile, measured every 5 ms in the server process: the worst of all, and the 99th percentile.
 
+Python's garbage collector, as it is set by itself, looks again and again through the objects of all connections; so the
+Python contestants also take part with `gc.set_threshold(5_000, 5, 1_000)`, as "(gc rare)". See
+docs/how-to/many-connections.md.
+
 The time is the median of the ten, the lag that of all ten together. The load runs on the same machine, in one process
 for each 8,000 clients, and takes its part of the processors.
 """
@@ -29,6 +33,7 @@ EVERYONE = ("roomcast-redis", "python-socketio-redis", "node-redis")
 QUICK = ("roomcast-redis", "python-socketio-redis")
 CLIENTS = 20_000
 QUICK_CLIENTS = 1000
+GC_RARE = (5_000, 5, 1_000)
 BROADCASTS = 10
 ROUNDS = 1
 """At most: a round of 20,000 clients takes a minute for each contestant, and has ten broadcasts in it."""
@@ -43,6 +48,7 @@ async def measure_with(plan: Plan, result: Result, clients: int, trees: Sequence
     """So many clients of everyone, in turn: one contestant is up at a time."""
     contestants = plan.contestants(QUICK if plan.quick else EVERYONE, result)
     entrants = [Entrant(contestant) for contestant in contestants]
+    entrants += [Entrant(one, gc=GC_RARE) for one in contestants if one.runtime == "python" and not plan.quick]
     entrants += [Entrant(one, tree=tree) for one in contestants for tree in trees if one.library == "roomcast"]
     for case in plan.cases([{"clients": clients}]):
         for _, entrant in interleave(entrants, min(plan.rounds, ROUNDS)):

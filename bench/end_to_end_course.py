@@ -53,16 +53,18 @@ class Entrant:
         contestant: who.
         ws: uvicorn's websocket implementation; none of Node's business.
         tree: another working tree of this project to take `roomcast` from.
+        gc: thresholds for Python's cyclic garbage collector; none: as they are.
     """
 
     contestant: Contestant
     ws: str = "auto"
     tree: str = ""
+    gc: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
         """What results call it."""
-        return f"{self.contestant.name}@{self.tree}" if self.tree else self.contestant.name
+        return self.contestant.name + (f"@{self.tree}" if self.tree else "") + (" (gc rare)" if self.gc else "")
 
     async def start(self, channel: str, size: int) -> Process:
         """One node of it; it serves nobody yet."""
@@ -72,7 +74,7 @@ class Entrant:
             argv = [sys.executable, "-m", "bench.end_to_end_node", self.contestant.name]
         argv += [channel, str(size)]
         if self.contestant.runtime == "python":
-            argv.append(self.ws)
+            argv += [self.ws, *map(str, self.gc)]
         return await Process.start(
             argv, name=self.name, environ={"PYTHONPATH": f"{self.tree}/typings:."} if self.tree else {}
         )

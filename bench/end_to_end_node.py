@@ -1,6 +1,6 @@
 """One server process of an end-to-end measurement: uvicorn, python-socketio, and a client manager.
 
-    python -m bench.end_to_end_node CONTESTANT CHANNEL SIZE WS
+    python -m bench.end_to_end_node CONTESTANT CHANNEL SIZE WS [GC_THRESHOLDS]
 
 Run by the measurements, not by hand: it is asked line by line (see `processes`):
 
@@ -18,6 +18,7 @@ Every client enters the one room when it connects.
 import argparse
 import asyncio
 import cProfile
+import gc
 import json
 import os
 import signal
@@ -191,8 +192,11 @@ def main() -> None:
     parser.add_argument("channel")
     parser.add_argument("size", type=int)
     parser.add_argument("ws", help="uvicorn's websocket implementation")
+    parser.add_argument("gc", nargs="*", type=int, help="thresholds of the cyclic garbage collector")
     options = parser.parse_args()
     signal.alarm(_LIFETIME)
+    if options.gc:
+        gc.set_threshold(*options.gc)
 
     async def serve() -> None:
         await Node(CONTESTANTS[options.contestant], options.channel, options.size, options.ws).serve()
