@@ -146,7 +146,7 @@ class NeverReconnects(ModelBroker):
 @caught_by(link.rule_01_reconnects_and_restores_subjects)
 class TakesItsTimeToReconnect(ModelBroker):
     async def reconnect(self) -> None:
-        await asyncio.sleep(2.1)
+        await asyncio.sleep(4.1)
         await super().reconnect()
 
 

@@ -20,7 +20,7 @@ from tests.services import RabbitServer, unavailable
 pytestmark = pytest.mark.fault
 
 HEARTBEAT = 0.5
-SLACK = 0.5  # for a machine that is busy with other things
+SLACK = 2.0  # for a machine that is busy with other things
 
 
 @pytest.fixture(scope="module")
