@@ -2,6 +2,11 @@
 
 A consumer is made for each stream and each link, starts right after the last entry that was read, takes no acks and
 goes by itself when the link is gone. Requests for entries are served in their order; one that runs out is told.
+
+1. A stream that was deleted may have been made anew between two questions. So its life is looked at again once the
+   consumer is there: the consumer of another life starts at a place that means nothing in it, and ends the link.
+2. A deleted stream takes its consumers with it, and JetStream may go without a word to those who wait. So while a
+   request is out, the consumer is to give a sign of life each quarter of a heartbeat, and silence ends the link.
 """
 
 import asyncio
@@ -12,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
 from secrets import token_hex
-from typing import Any
+from typing import Any, cast
 
 from roomcast.brokers.log_broker import Appending, Entry, Intake, Lost, Once, trimmed
 from roomcast.brokers.log_places import Place, View
@@ -24,6 +29,8 @@ _PAGE = 512
 """Entries asked for at once, at most."""
 _EXPIRES = 30.0
 """Seconds after which a request for entries runs out, and is made again."""
+_SILENT = 3
+"""Signs of life that may be missing, one after the other (rule 2)."""
 _LEAVES = 300.0
 """Seconds after which JetStream removes a consumer that nobody asks any more."""
 _GOODBYE = 0.5
@@ -51,11 +58,10 @@ def seconds_of(text: str) -> float:
 
 @dataclass(slots=True)
 class _Request:
-    """A request for entries: its name, how many are still to come, and when it has run out for certain."""
+    """A request for entries: its name, and how many are still to come."""
 
     name: str
     left: int
-    deadline: float
 
 
 @dataclass(slots=True)
@@ -66,21 +72,20 @@ class _Reading:
     consumer: str
     number: int = 0  # of the last entry it sent
     asked: int = 0
+    silent: int = 0  # signs of life that were due since the last one
     requests: deque[_Request] = field(default_factory=deque["_Request"])
 
     def arrived(self) -> None:
         self.number += 1
         self.asked -= 1
+        self.silent = 0
         self.requests[0].left -= 1
         if not self.requests[0].left:
             self.requests.popleft()
 
-    def ended(self, name: str) -> None:
-        for request in self.requests:
-            if request.name == name:
-                self.asked -= request.left
-                self.requests.remove(request)
-                return
+    def ended(self, request: _Request) -> None:
+        self.asked -= request.left
+        self.requests.remove(request)
 
 
 class JetStreamLink:
@@ -105,6 +110,7 @@ class JetStreamLink:
         self._pages: dict[str, asyncio.Queue[Entry | None]] = {}
         self._replaying: dict[str, str] = {}  # consumer, by the request that is out
         self._requests = 0
+        self._sign = min(config.heartbeat / 4, _EXPIRES / 2)
         self._ask = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._settle: list[Callable[[int], Position]] = []
@@ -125,6 +131,7 @@ class JetStreamLink:
     def carry(self) -> None:
         """Make the consumers, and ask for entries."""
         self._tasks.append(self._loop.create_task(self._read(), name="roomcast-jetstream-read"))
+        self._tasks.append(self._loop.create_task(self._watch(), name="roomcast-jetstream-watch"))
 
     def append(self, stream: int, subject: Subject, payload: bytes, once: Once | None) -> Appending:
         """Publish to the stream's subject, the entry's own behind it."""
@@ -140,7 +147,7 @@ class JetStreamLink:
         if until.offset == 0:
             return
         try:
-            first = await self._covered(stream, until, since)
+            first = await self._covered(stream, since)
             if first > until.offset:
                 return
             consumer = await self._consumer(
@@ -166,12 +173,16 @@ class JetStreamLink:
         except ApiError as exc:
             raise BrokerUnavailable(f"The log in JetStream cannot be read now: {exc}", broker=NAME) from exc
 
-    async def _covered(self, stream: int, until: Place, since: float) -> int:
-        """The first sequence of the stream, or a refusal when entries that young may be gone."""
+    async def _state(self, stream: int) -> dict[str, Any]:
+        """The stream's state, or a refusal when it is not the one that this link found (rule 1)."""
         info = await self.wire.ask(f"STREAM.INFO.{stream_name(self._config.prefix, stream)}")
-        if info["created"] != until.epoch:
+        if info["created"] != self.views[stream].end.epoch:
             raise ReplayUnavailable("The log was deleted and made anew.", reason="epoch_changed")
-        state, view, settings = info["state"], self.views[stream], self._intake.settings
+        return cast("dict[str, Any]", info["state"])
+
+    async def _covered(self, stream: int, since: float) -> int:
+        """The first sequence of the stream, or a refusal when entries that young may be gone."""
+        state, view, settings = await self._state(stream), self.views[stream], self._intake.settings
         first = int(state["first_seq"]) or 1
         whole = first == 1 or (state["messages"] and seconds_of(state["first_ts"]) < since)
         by_age = view.time - since <= settings.retention
@@ -212,6 +223,11 @@ class JetStreamLink:
         }
         request = {"stream_name": name, "config": config, "action": "create"}
         await self.wire.ask(f"CONSUMER.CREATE.{name}.{consumer}", request)
+        try:
+            await self._state(stream)
+        except ReplayUnavailable:
+            await self._remove(stream, consumer)
+            raise
         return consumer
 
     async def _remove(self, stream: int, consumer: str) -> None:
@@ -235,22 +251,27 @@ class JetStreamLink:
                 for reading in self._readings.values():
                     if (wanted := room - reading.asked) > room // 2 or (wanted > 0 and not reading.asked):
                         await self._request(reading, wanted)
-                    elif reading.requests and reading.requests[0].deadline < self._loop.time():
-                        self.wire.lose(TimeoutError("JetStream does not answer a request for entries"))
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._config.heartbeat):
-                        await self._ask.wait()
+                await self._ask.wait()
         except Exception as exc:  # noqa: BLE001 - whatever ends this loop ends the link, and says so
             self.wire.lose(exc)
+
+    async def _watch(self) -> None:
+        """End the link when a consumer is silent (rule 2)."""
+        while True:
+            await asyncio.sleep(self._sign)
+            for reading in self._readings.values():
+                reading.silent = reading.silent + 1 if reading.requests else 0
+                if reading.silent > _SILENT:
+                    self.wire.lose(TimeoutError("JetStream does not answer a request for entries"))
 
     async def _request(self, reading: _Reading, wanted: int) -> None:
         self._requests += 1
         request = f"r{self._requests}"
-        deadline = self._loop.time() + _EXPIRES + 4 * self._config.heartbeat
-        reading.requests.append(_Request(request, wanted, deadline))
+        reading.requests.append(_Request(request, wanted))
         reading.asked += wanted
         verb = f"CONSUMER.MSG.NEXT.{stream_name(self._config.prefix, reading.stream)}.{reading.consumer}"
-        await self.wire.send(verb, request, {"batch": wanted, "expires": int(_EXPIRES * 1e9)})
+        times = {"expires": int(_EXPIRES * 1e9), "idle_heartbeat": int(self._sign * 1e9)}
+        await self.wire.send(verb, request, {"batch": wanted, **times})
 
     def _delivered(self, consumer: str, number: int, sequence: int, subject: str, payload: bytes) -> None:
         if (reading := self._readings.get(consumer)) is not None:
@@ -273,11 +294,14 @@ class JetStreamLink:
     def _told(self, request: str, status: str, description: str) -> None:
         if (consumer := self._replaying.get(request)) is not None:
             self._pages[consumer].put_nowait(None)
-        elif status in {"404", "408"}:
+        elif status in {"100", "404", "408"}:
             for reading in self._readings.values():
-                reading.ended(request)
-            self._ask.set()
-        elif status != "100" and request.startswith("r"):
+                for one in [one for one in reading.requests if one.name == request]:
+                    reading.silent = 0
+                    if status != "100":
+                        reading.ended(one)
+                        self._ask.set()
+        elif request.startswith("r"):
             self._loop.call_soon(self.wire.lose, LookupError(f"JetStream ended a request: {status} {description}"))
 
     def _on_lost(self, reason: Exception) -> None:

@@ -29,10 +29,7 @@ async def cluster(scheme: str, shared_brokers: SharedBrokers) -> AsyncIterator[C
 
 @pytest.mark.parametrize("check", checks_log.CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("scheme", SCHEMES)
-async def test_log(cluster: Cluster, scheme: str, check: LogCheck, request: pytest.FixtureRequest) -> None:
-    if (scheme, check) == ("nats+jetstream", checks_log.a_log_that_is_made_anew_is_told):
-        reason = "a known defect: about once in six, one of the nodes hears nothing more of a stream that was deleted"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
+async def test_log(cluster: Cluster, scheme: str, check: LogCheck) -> None:
     await check(cluster, TAMPERS[scheme])
 
 

@@ -6,17 +6,22 @@ import json
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
 from roomcast.brokers.nats_jetstream import JetStreamBroker
-from roomcast.brokers.nats_jetstream_link import moment, seconds_of, stream_name
-from roomcast.core.broker import BrokerConfig, Gap, Subject
+from roomcast.brokers.nats_jetstream_link import JetStreamLink, moment, seconds_of, stream_name
+from roomcast.brokers.nats_jetstream_wire import Wire
+from roomcast.core.broker import BrokerConfig, Delivery, Gap, Subject
 from roomcast.core.errors import ConfigurationError, PublishRejected, ReplayUnavailable
 from tests.brokers.checks_log import at, log_of, patient, replayed
 from tests.brokers.cluster import Cluster, closing, deleted, gaps, payloads, send
-from tests.brokers.log_tampers import nats_request
+from tests.brokers.log_tampers import TAMPERS, nats_request
 from tests.services import JetStreamServer, NatsServer, SharedBrokers
+
+TAMPER = TAMPERS["nats+jetstream"]
 
 
 @pytest.fixture
@@ -114,6 +119,60 @@ async def test_a_consumer_that_is_removed_is_made_again_and_nothing_is_lost(clus
     events = await node.hear_payload(b"after")
     assert payloads(events) == [b"after"]
     assert [gap.missed for gap in gaps(events)] == [None, 0]
+
+
+async def test_a_stream_that_goes_without_a_word_is_noticed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 2 of the link: JetStream may end while those who wait for entries are still to be told."""
+    told = JetStreamLink.__dict__["_told"]
+
+    def told_little(link: JetStreamLink, request: str, status: str, description: str) -> None:
+        if status != "409":
+            told(link, request, status, description)
+
+    monkeypatch.setattr(JetStreamLink, "_told", told_little)
+    node = await cluster.node(everything=True, heartbeat=0.4)
+    (subject,) = cluster.subjects(1)
+    await node.broker.publish(subject, b"before")
+    await node.hear_payload(b"before")
+    await TAMPER.delete(cluster)
+    async with asyncio.timeout(4.0):  # two heartbeats, and time for a busy machine
+        assert Gap("trimmed") in gaps(await node.hear_gap("trimmed"))
+    await patient(cluster, lambda: node.broker.publish(subject, b"after"))
+    assert payloads(await node.hear_payload(b"after")) == [b"after"]
+
+
+async def test_a_silent_log_keeps_its_link(cluster: Cluster) -> None:
+    """Rule 2 of the link: nothing to read is not silence."""
+    node = await cluster.node(everything=True, heartbeat=0.2)
+    await asyncio.sleep(0.6)  # three heartbeats
+    (subject,) = cluster.subjects(1)
+    await node.broker.publish(subject, b"only")
+    assert await node.hear_payload(b"only") == [Delivery(subject, b"only", ANY)]
+
+
+async def test_a_stream_made_anew_before_its_consumer_is_noticed(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 1 of the link: a place of one life is not looked up in another."""
+    writer = await cluster.node()
+    (subject,) = cluster.subjects(1)
+    for _ in range(5):
+        await writer.broker.publish(subject, b"before")
+    ask, made = Wire.ask, 0
+
+    async def ask_late(wire: Wire, verb: str, payload: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        nonlocal made
+        if verb.startswith("CONSUMER.CREATE.") and not made:
+            made += 1
+            await TAMPER.delete(cluster)
+            await patient(cluster, lambda: writer.broker.publish(subject, b"after"))
+        return await ask(wire, verb, payload)
+
+    monkeypatch.setattr(Wire, "ask", ask_late)
+    late = await cluster.node(everything=True)
+    events = await late.hear_payload(b"after")
+    assert Gap("trimmed") in gaps(events)
+    assert payloads(events) == [b"after"]
 
 
 async def test_what_max_bytes_pushed_out_is_not_replayed_as_if_it_were_all(cluster: Cluster) -> None:
