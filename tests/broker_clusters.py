@@ -12,7 +12,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -143,7 +142,7 @@ class RabbitCluster(ServerCluster):
         self.servers = self.nodes = nodes = [
             RabbitMember(home=self.home / f"{number}", epmd_port=self._epmd_port) for number in range(self.size)
         ]
-        for node in nodes[1:]:  # the first one starts alone, the others keep looking for it
+        for node in nodes[1:]:  # the first one starts alone
             node.config = (
                 "cluster_formation.peer_discovery_backend = classic_config",
                 *(f"cluster_formation.classic_config.nodes.{n} = {one.node}" for n, one in enumerate(nodes, 1)),
@@ -166,8 +165,8 @@ class RabbitCluster(ServerCluster):
             start_new_session=True,
         )
         (self.home / "epmd" / "server.pid").write_text(str(self._epmd.pid))
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(RabbitServer.launch, self.nodes))
+        for node in self.nodes:  # one that joins while the first one still makes its tables ends with an error
+            node.launch()
         first = self.nodes[0].directory / "server.log"
         ups = [f"rabbit on node {node.node} up" for node in self.nodes[1:]]
         wait(lambda: all(up in first.read_text(errors="replace") for up in ups), "RabbitMQ nodes know one another")
@@ -265,11 +264,11 @@ def launch(kind: type[ServerCluster], home: Path) -> None:
     try:
         cluster.launch()
     except (RuntimeError, OSError) as exc:
-        publish(home, {"failed": f"{kind.name}: {exc}"})
+        state: dict[str, Any] = {"failed": f"{kind.name}: {exc}"}
     else:
         state = {"urls": cluster.urls, "pids": [server.pid for server in cluster.servers]}
-        cluster.leave()
-        publish(home, state)
+    cluster.leave()
+    publish(home, state)
 
 
 def publish(home: Path, state: dict[str, Any]) -> None:

@@ -323,12 +323,9 @@ async def a_reader_that_does_not_receive_is_waited_for(cluster: Cluster, tamper:
     near, far = await cluster.node(buffer=buffer), await cluster.node()
     (subject,) = cluster.subjects(1)
     await near.broker.subscribe([subject])
-    count = int(100_000 * cluster.scale)
-    number = 0
-    while number < count:
-        calls = [send(far.broker, subject, b"%d" % one) for one in range(number, min(count, number + 5000))]
-        await asyncio.gather(*calls)
-        number += len(calls)
+    count = 24 * buffer
+    for number in range(0, count, 8 * buffer):
+        await asyncio.gather(*(send(far.broker, subject, b"%d" % one) for one in range(number, number + 8 * buffer)))
     held = sum(isinstance(one, Delivery) for one in gc.get_objects())
     assert held <= 8 * buffer, f"{held} deliveries are held"
     expected = 0

@@ -11,6 +11,8 @@ from tests.brokers.cluster import Check, Cluster
 from tests.brokers.model import Hub, ModelBroker
 from tests.brokers.twins import CAUGHT_BY, Twin
 
+pytestmark = pytest.mark.teeth
+
 ALL_CHECKS = (*checks_delivery.CHECKS, *checks_link.CHECKS)
 assert twins_link.__doc__  # importing it adds its twins to CAUGHT_BY
 CATCH = (AssertionError, RoomcastError, OSError, KeyError, asyncio.CancelledError, pytest.fail.Exception)

@@ -21,8 +21,7 @@ SCHEMES = tuple(TAMPERS)
 @pytest.fixture
 async def cluster(scheme: str, shared_brokers: SharedBrokers) -> AsyncIterator[Cluster]:
     url = f"{scheme}://t{uuid4().hex[:12]}" if scheme == "memory+log" else shared_brokers.log_url(scheme)
-    scale = 0.1 if scheme == "amqp+streams" else 1.0  # of the largest load: RabbitMQ confirms a few thousand a second
-    async with deleted(Cluster(broker_class(scheme), url, scale=scale)) as made, closing(made):
+    async with deleted(Cluster(broker_class(scheme), url)) as made, closing(made):
         yield made
     gc.collect()
 

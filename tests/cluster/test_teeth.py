@@ -26,6 +26,8 @@ from tests.core.effort import focused
 
 # pyright: reportPrivateUsage=false
 
+pytestmark = pytest.mark.teeth
+
 Plant = Callable[[Any], Callable[..., Any]]
 
 

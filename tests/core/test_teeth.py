@@ -91,6 +91,7 @@ class ForgetsOwnRoom(Rooms):
 EXCLUDERS = (ExcludesSidsAlone, ExcludesRoomsAlone, ExcludesOneRoom)
 
 
+@pytest.mark.teeth
 @pytest.mark.parametrize(
     "twin",
     [
@@ -179,6 +180,7 @@ class SubscribesForNobody(Interest):
         return [subject for subject in self.once if not self.active(subject)]
 
 
+@pytest.mark.teeth
 @pytest.mark.parametrize("twin", [NoRecheck, NeverUnsubscribes, FirstOneOut, SubscribesForNobody])
 def test_interest(twin: type[Interest]) -> None:
     assert not escapes(InterestMachine, make=twin)
@@ -237,11 +239,13 @@ class ReusesEpochs(Numbering):
         return super().next(subject)
 
 
+@pytest.mark.teeth
 @pytest.mark.parametrize("twin", [CountsOneTooMany, TurnsBack, TrustsNewEpochs, SeesHolesInAPause, HandsOnTheLate])
 def test_tracking(twin: type[Tracking]) -> None:
     assert not escapes(SequencesMachine, FOCUS.get(twin, ""), tracking=twin)
 
 
+@pytest.mark.teeth
 def test_numbering() -> None:
     assert not escapes(SequencesMachine, numbering=ReusesEpochs)
 
@@ -300,6 +304,7 @@ FOCUS: dict[type[object], str] = {
 """The rules that a hunt needs, where it would be long with all of them."""
 
 
+@pytest.mark.teeth
 @pytest.mark.parametrize("twin", [ComesBackLast, FreesTwice, DropsInSilence, GathersASubject, NeverTooOld])
 def test_outbox(twin: type[Outbox]) -> None:
     assert not escapes(OutboxMachine, FOCUS.get(twin, ""), make=twin)

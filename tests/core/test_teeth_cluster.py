@@ -68,6 +68,7 @@ class TellsAnOldHeartbeat(Peers):
         return news
 
 
+@pytest.mark.teeth
 @pytest.mark.parametrize(
     "twin",
     [AwaitsTheDead, DeafToHeartbeats, BlamesThePeers, LosesOneAtATime, ForgetsTheVersion, TellsAnOldHeartbeat],
@@ -161,6 +162,7 @@ class StaysAfterItsCaller(Requests):
             super().end(request)
 
 
+@pytest.mark.teeth
 @pytest.mark.parametrize(
     "twin",
     [
@@ -261,6 +263,7 @@ class OverWithTheNodeOfTheLast(Acks):
                 pending.over = over
 
 
+@pytest.mark.teeth
 @pytest.mark.parametrize(
     "twin",
     [

@@ -110,6 +110,7 @@ FOCUS: dict[type[Tickets], str] = {
 """The rules that a hunt needs, where it would be long with all of them."""
 
 
+@pytest.mark.teeth
 @pytest.mark.parametrize(
     "twin",
     [

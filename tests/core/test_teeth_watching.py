@@ -91,6 +91,7 @@ class SendsOn(Telling):
             told.version = version + sum(message.number == told.number for message in sent)
 
 
+@pytest.mark.teeth
 @pytest.mark.parametrize(
     "twin",
     [KeepsTheFirst, Silent, EmptyAnswers, NoPatience, Immortal, EndsEachPage, SendsOn],
@@ -160,6 +161,7 @@ class NeverDoubts(Mirror):
         """Nothing."""
 
 
+@pytest.mark.teeth
 @pytest.mark.parametrize(
     "twin",
     [
@@ -209,6 +211,7 @@ class LooksBehind(View):
         return super().look()
 
 
+@pytest.mark.teeth
 @pytest.mark.parametrize(
     "twin", [KeepsTheLast, ForgetsTheReverse, LooksAhead, LooksBehind], ids=lambda twin: twin.__name__
 )
