@@ -166,6 +166,30 @@ async def test_disconnect_drops_the_connection_and_its_buffer() -> None:
     await asyncio.wait_for(connection._handler, 10)
 
 
+@pytest.mark.parametrize("policy", ["disconnect", "drop_oldest"])
+async def test_one_stalled_client_among_a_thousand_slows_nobody(policy: SlowClient) -> None:
+    """What it costs is its bound, and the others have each event as soon as they would without it."""
+    connection = await stalled(policy)
+    others: list[Connection] = []
+    for _ in range(999):
+        others.append(Connection(beside=connection))
+        await others[-1].start()
+    queue = connection.socket.queue
+    everyone = [connection.client, *(other.client for other in others)]
+    for number in range(3 * PACKETS):
+        connection.fanout.send(everyone, (f"event {number:02}",))
+        await until(lambda: not connection.fanout._due, what="the slices are written")
+        assert not any(other.wire.buffered or other.socket.queue.qsize() for other in others)
+        assert len(queue.items) + queue._taken <= PACKETS + 1, "its bound, and the end"
+    expected = framed('0{"sid":"eio"}') + b"".join(framed(f"4event {n:02}") for n in range(3 * PACKETS))
+    assert {bytes(other.wire.out) for other in others} == {expected}
+    assert connection.stats.sent_direct >= 999 * 3 * PACKETS
+    assert connection.stats.clients_cut == (policy == "disconnect")
+    assert connection.stats.dropped_newest + connection.stats.dropped_oldest == (policy != "disconnect") * 2 * PACKETS
+    connection.wire.drain()
+    await asyncio.gather(*(one.end() for one in (connection, *others)))
+
+
 async def test_a_fast_client_is_never_slow_however_much_is_emitted_in_one_turn() -> None:
     connection = Connection(Bounds(PACKETS, SIZE, "disconnect"))
     await connection.start()

@@ -119,24 +119,36 @@ class Connection:
         bounds: of what waits for it.
         direct: whether its transport is one that can be written to directly.
         compressed: whether it has negotiated compression.
+        beside: another one of the same server.
     """
 
-    def __init__(self, bounds: Bounds = WIDE, *, direct: bool = True, compressed: bool = False) -> None:
-        self.stats = Stats()
+    def __init__(
+        self,
+        bounds: Bounds = WIDE,
+        *,
+        direct: bool = True,
+        compressed: bool = False,
+        beside: "Connection | None" = None,
+    ) -> None:
         self.wire = Wire()
-        self.eio: Any = cast("Any", engineio).AsyncServer(async_mode="asgi", monitor_clients=False)
-        self.server = SimpleNamespace(eio=self.eio, reason=self.eio.reason)
-        self.eio._async = self.eio._async | {"websocket": self._driver}
         self._writer = Writer(self.wire, compressed=compressed) if direct else None
-        self.fanout = FanOut(self.server, bounds, self.stats)
         self.socket: Any = None
-        self.name = "eio"
+        if beside is None:
+            self.stats = Stats()
+            self.eio: Any = cast("Any", engineio).AsyncServer(async_mode="asgi", monitor_clients=False)
+            self.server = SimpleNamespace(eio=self.eio, reason=self.eio.reason)
+            self.eio._async = self.eio._async | {"websocket": self._driver}
+            self.fanout = FanOut(self.server, bounds, self.stats)
+        else:
+            self.stats, self.eio, self.server, self.fanout = beside.stats, beside.eio, beside.server, beside.fanout
+        self.name = f"eio{len(self.eio.sockets)}"
         self.client = Client("sid", self.name)
         self._handler: asyncio.Future[Any] | None = None
 
-    def _driver(self, handler: Callable[[Any], Any], _server: object) -> Any:
-        async def accept(_environ: object) -> None:
-            await handler(self.wire)
+    @staticmethod
+    def _driver(handler: Callable[[Any], Any], _server: object) -> Any:
+        async def accept(wire: Wire) -> None:
+            await handler(wire)
 
         return accept
 
@@ -148,7 +160,7 @@ class Connection:
         self.eio.sockets[self.name] = self.socket
         await self.socket.send(eio_packet.Packet(eio_packet.OPEN, {"sid": "eio"}))
         with mock.patch("roomcast.core.fanout.writer_of", return_value=self._writer):
-            self._handler = asyncio.ensure_future(self.socket._upgrade_websocket({}))
+            self._handler = asyncio.ensure_future(self.socket._upgrade_websocket(self.wire))
             await turns(10)
         assert self.socket.queue._find_writer is None, "it has not been looked for yet"
 
