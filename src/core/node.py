@@ -137,7 +137,7 @@ class Node:
         self._deaf = False
         self._problem = f"the {self._who} is not started"
         self._loops: list[asyncio.Task[None]] = []
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}
         self._logged: set[str] = set()
         self._gaps_logged: dict[str, float] = {}
         self._regrouping = False
@@ -249,12 +249,12 @@ class Node:
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run something that belongs to this node and ends with it; a failure is logged and counted."""
         task = asyncio.ensure_future(coroutine)
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._ended)
         return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.fault("a background task failed", error)
 

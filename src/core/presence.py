@@ -115,8 +115,8 @@ class _Watched:
         self.number = number
         self.place = place
         self.mirror = Mirror()
-        self.beginning: set[PresenceWatch] = set()
-        self.watches: set[PresenceWatch] = set()
+        self.beginning: dict[PresenceWatch, None] = {}
+        self.watches: dict[PresenceWatch, None] = {}
 
     def note(self, changes: list[Change]) -> None:
         """Tell the watches."""
@@ -196,7 +196,7 @@ class Presence:
         await node.met()
         deadline = asyncio.get_running_loop().time() + node.settings.request_timeout
         watched = self._places.get(place) or await self._ask_all(place)
-        watched.beginning.add(watch)
+        watched.beginning[watch] = None
         waiting = node.peers.ids
         try:
             async with asyncio.timeout_at(deadline):
@@ -213,8 +213,8 @@ class Presence:
                     missing=missing,
                 ) from None
         self.check_open()
-        watched.beginning.discard(watch)
-        watched.watches.add(watch)
+        watched.beginning.pop(watch, None)
+        watched.watches[watch] = None
         return watched.mirror
 
     async def _ask_all(self, place: Place) -> _Watched:
@@ -227,7 +227,7 @@ class Presence:
             return other
         self._watched[watched.number] = self._places[place] = watched
         watched.mirror.here(self._node.id, self._members(*place))
-        watched.mirror.expect(self._node.peers.ids)
+        watched.mirror.expect(sorted(self._node.peers.ids))
         self._node.publisher.put(self._node.subjects.control, raw)
         return watched
 
@@ -236,8 +236,8 @@ class Presence:
         watched = self._places.get(place)
         if watched is None:
             return
-        watched.watches.discard(watch)
-        watched.beginning.discard(watch)
+        watched.watches.pop(watch, None)
+        watched.beginning.pop(watch, None)
         if not watched.watches and not watched.beginning:
             del self._places[place], self._watched[watched.number]
             if not self._closed:
@@ -274,7 +274,7 @@ class Presence:
     def on_gap(self, gap: Gap) -> None:
         """Something that was told may be missing. What this node gave up itself its watchers will miss."""
         if gap.reason != "given_up" and not gap.ongoing and gap.subject in (None, self._inbox):
-            doubted = self._node.peers.ids if gap.origin is None else {gap.origin}
+            doubted = sorted(self._node.peers.ids) if gap.origin is None else [gap.origin]
             for watched in self._watched.values():
                 for node in doubted:
                     watched.mirror.doubt(node)
@@ -290,7 +290,7 @@ class Presence:
             watched = self._watched[number] = self._watched.pop(number)
             self._ask("", watched, again=False)
         for watched in self._watched.values():
-            for node in watched.mirror.unsure:
+            for node in sorted(watched.mirror.unsure):
                 self._ask(node, watched, again=True)
 
     @property

@@ -181,7 +181,7 @@ class Surveys:
         del self._open[survey.number]
         self._to_do.pop(survey.number, None)
         self._requests.end(request)
-        for node in request.waiting - {self.node.id}:  # in the middle of an answer, or about to begin one
+        for node in sorted(request.waiting - {self.node.id}):  # in the middle of an answer, or about to begin one
             if self.node.running:
                 self.node.answer(node, More(request.number, stop=True))
 

@@ -8,8 +8,8 @@
 4. A view begins with who is there, and each change it gives takes what it shows one step further: so who starts from
    what is shown and applies the changes is never wrong. Until the first change is asked for, each look shows what is
    so now.
-5. A change and its reverse that nobody has seen cancel out: a view never holds more than the members there were and
-   are.
+5. Changes come in the order in which they were told. A change and its reverse that nobody has seen cancel out: a view
+   never holds more than the members there were and are.
 
 Pure: no clock, no loop, no wire.
 """
@@ -43,8 +43,8 @@ class _Part:
     __slots__ = ("fresh", "sids", "version")
 
     def __init__(self) -> None:
-        self.sids: set[str] = set()
-        self.fresh: set[str] | None = None  # a whole set of which more is to come
+        self.sids: dict[str, None] = {}  # sets in the order in which they were told
+        self.fresh: dict[str, None] | None = None  # a whole set of which more is to come
         self.version = 0
 
 
@@ -89,7 +89,7 @@ class Mirror:
         if part is None:
             return []
         if told.whole:
-            part.fresh = set()
+            part.fresh = {}
             self.unsure.add(node)
         elif node in self.unsure and part.fresh is None:
             return []  # rule 2
@@ -99,12 +99,12 @@ class Mirror:
         part.version = told.version
         if part.fresh is None:
             return self._update(node, part, told.joined, told.left)
-        part.fresh.update(told.joined)
+        part.fresh.update(dict.fromkeys(told.joined))
         if told.more:
             return []
         fresh, part.fresh = part.fresh, None
         self.unsure.discard(node)
-        return self._update(node, part, fresh - part.sids, part.sids - fresh)
+        return self._update(node, part, fresh, [sid for sid in part.sids if sid not in fresh])
 
     def here(self, node: str, joined: Iterable[str], left: Iterable[str] = ()) -> list[Change]:
         """What this node knows of itself, which is always sure."""
@@ -115,11 +115,11 @@ class Mirror:
         changes: list[Change] = []
         for sid in joined:
             if sid not in part.sids:
-                part.sids.add(sid)
+                part.sids[sid] = None
                 changes.append(Change("joined", sid, node))
         for sid in left:
             if sid in part.sids:
-                part.sids.remove(sid)
+                del part.sids[sid]
                 changes.append(Change("left", sid, node))
         return changes
 

@@ -161,6 +161,15 @@ def test_who_is_in_an_excluded_room_or_named_by_sid_is_left_out(excluded: list[R
     assert sorted(addressed) == [sid for sid in left if sid != "a"]
 
 
+def test_rule_4_in_the_order_in_which_they_entered() -> None:
+    table = Rooms()
+    sids = [f"sid{number}" for number in range(50)]
+    for number, sid in enumerate(sids):
+        table.enter("/", table.add("/", sid, f"e{sid}"), "red" if number < 30 else "blue")
+    assert [client.sid for client in table.select("/", ["red", "blue"])] == sids
+    assert [client.sid for client in table.select("/", ["blue", "red"])] == sids[30:] + sids[:30]
+
+
 def test_the_integer_1_and_the_text_1_are_two_rooms() -> None:
     table = Rooms()
     client = table.add("/", "a", "e")

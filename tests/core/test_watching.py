@@ -21,6 +21,15 @@ def test_rule_1_a_part_is_sure_once_the_whole_set_was_told_and_unsure_after_a_ho
     assert mirror.unsure == {"b"}
 
 
+def test_changes_come_in_the_order_in_which_they_were_told() -> None:
+    mirror = Mirror()
+    mirror.expect(["a"])
+    sids = tuple(f"a{number}" for number in range(50))
+    assert mirror.take("a", Members(1, 1, sids, whole=True)) == [joined(sid) for sid in sids]
+    assert mirror.take("a", Members(1, 2, sids[:3], whole=True)) == [left(sid) for sid in sids[3:]]
+    assert mirror.left("a") == [left(sid) for sid in sids[:3]]
+
+
 def test_rule_3_who_is_not_expected_is_not_believed() -> None:
     mirror = Mirror()
     assert mirror.take("a", Members(1, 1, ("a1",), whole=True)) == []
