@@ -16,7 +16,7 @@ from unittest import mock
 
 import roomcast.core
 
-_EPOCH = 1_700_000_000.0  # what the wall clock says when the virtual one starts
+EPOCH = 1_700_000_000.0  # what the wall clock says when the virtual one starts
 
 
 class Stuck(AssertionError):
@@ -62,13 +62,14 @@ class _Clock:
         return self._loop.time()
 
     def time(self) -> float:
-        return _EPOCH + self._loop.time()
+        return EPOCH + self._loop.time()
 
     def time_ns(self) -> int:
         return round(self.time() * 1e9)
 
 
-def _modules_with_a_clock() -> list[str]:
+def modules_with_a_clock() -> list[str]:
+    """The modules of the core that look at the module `time`."""
     names = [f"roomcast.core.{module.name}" for module in pkgutil.iter_modules(roomcast.core.__path__)]
     return [name for name in names if getattr(importlib.import_module(name), "time", None) is time]
 
@@ -80,7 +81,7 @@ class Timeline:
         loop = VirtualLoop()
         self.loop = loop
         self._runner = asyncio.Runner(loop_factory=lambda: loop)
-        self._patches = [mock.patch(f"{name}.time", _Clock(loop)) for name in _modules_with_a_clock()]
+        self._patches = [mock.patch(f"{name}.time", _Clock(loop)) for name in modules_with_a_clock()]
         for patch in self._patches:
             patch.start()
 

@@ -15,16 +15,18 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
+from contextvars import Context
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, ClassVar, cast
 from unittest import mock
 
-from roomcast.core.broker import BrokerConfig, Delivery, Gap, Guarantees, Log, Position, Subject
+from roomcast.core.broker import Broker, BrokerConfig, Delivery, Gap, Guarantees, Log, Position, Subject
 from roomcast.core.errors import BrokerClosed, BrokerError, BrokerUnavailable, PayloadTooLarge, PublishUnconfirmed
 
 LATENCY = 0.001  # seconds from a node to the hub, and from the hub to a node
 
+MakeBroker = Callable[[BrokerConfig], Broker]
 Watcher = Callable[["FaultyBroker", Delivery], None]
 
 
@@ -34,12 +36,16 @@ class Hub:
     Attributes:
         brokers: every node's link, in the order they were made.
         dropped: called with what `lose` makes vanish.
+        latency: seconds of one way between a node and the hub.
+        context: what happens between the nodes happens in it; None: in that of the node that began it.
     """
 
     def __init__(self) -> None:
         self.brokers: list[FaultyBroker] = []
         self.subscribers: dict[Subject, dict[FaultyBroker, None]] = {}
         self.dropped: Watcher = lambda _broker, _delivery: None
+        self.latency: Callable[[], float] = lambda: LATENCY
+        self.context: Context | None = None
 
     def route(self, sender: "FaultyBroker | None", subject: Subject, payload: bytes, limit: int | None = None) -> None:
         """Send a payload on to those who hear the subject, or to the first `limit` of them."""
@@ -110,7 +116,7 @@ class FaultyBroker:
 
     async def start(self) -> None:
         self._check_open()
-        await asyncio.sleep(LATENCY)
+        await asyncio.sleep(self.hub.latency())
         if self.unreachable:
             raise BrokerUnavailable("The hub does not answer.", broker="faulty")
         self.linked = True
@@ -133,7 +139,7 @@ class FaultyBroker:
             flight.confirm.set_exception(error)
             return flight.confirm
         self._uplink.append(flight)
-        loop.call_later(LATENCY, self._arrive, self._connection)
+        loop.call_later(self.hub.latency(), self._arrive, self._connection, context=self.hub.context)
         return flight.confirm
 
     async def subscribe(self, subjects: Collection[Subject], /) -> None:
@@ -148,11 +154,11 @@ class FaultyBroker:
         if not self.linked:
             raise BrokerUnavailable("No link: the subjects are kept.", broker="faulty")
         connection = self._connection
-        await asyncio.sleep(LATENCY)  # to the hub
+        await asyncio.sleep(self.hub.latency())  # to the hub
         self._check_link(connection)
         for subject in subjects:
             self.hub.subscribers.setdefault(subject, {})[self] = None
-        await asyncio.sleep(LATENCY)  # and back
+        await asyncio.sleep(self.hub.latency())  # and back
         self._check_link(connection)
 
     async def unsubscribe(self, subjects: Collection[Subject], /) -> None:
@@ -236,9 +242,9 @@ class FaultyBroker:
         """The hub sends a delivery of one publisher to this node."""
         loop = asyncio.get_running_loop()
         pipe = self._pipes.setdefault(sender, _Pipe())
-        pipe.due = max(pipe.due, loop.time() + LATENCY + (self._delays.popleft() if self._delays else 0.0))
+        pipe.due = max(pipe.due, loop.time() + self.hub.latency() + (self._delays.popleft() if self._delays else 0.0))
         pipe.deliveries.append(delivery)
-        loop.call_at(pipe.due, self._deliver, pipe)
+        loop.call_at(pipe.due, self._deliver, pipe, context=self.hub.context)
 
     def _deliver(self, pipe: _Pipe) -> None:
         if not pipe.deliveries:
@@ -272,7 +278,8 @@ class FaultyBroker:
         self.published += 1
         self.hub.route(self, flight.subject, flight.payload)
         self._unconfirmed.append(flight)
-        asyncio.get_running_loop().call_later(LATENCY, self._confirm, connection)
+        loop = asyncio.get_running_loop()
+        loop.call_later(self.hub.latency(), self._confirm, connection, context=self.hub.context)
 
     def _confirm(self, connection: int) -> None:
         if connection == self._connection and self._unconfirmed:
@@ -327,30 +334,33 @@ class FaultyBroker:
 class _EntryPoint:
     """What `importlib.metadata` gives for a broker that an installed package declares."""
 
-    name = value = "faulty"
+    def __init__(self, name: str, make: MakeBroker) -> None:
+        self.name = self.value = name
+        self._make = make
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-
-    def load(self) -> Callable[[BrokerConfig], FaultyBroker]:
-        def make(config: BrokerConfig) -> FaultyBroker:
-            partitions = config.parameters.get("partitions")
-            return FaultyBroker(self._hub, config, int(partitions) if partitions else None)
-
-        make.parameters = frozenset({"partitions"})  # type: ignore[attr-defined]  # a class would have it
-        return make
+    def load(self) -> MakeBroker:
+        return self._make
 
 
 @contextmanager
-def installed(hub: Hub) -> Generator[None, None, None]:
-    """While open, `faulty://hub` and `faulty://hub?partitions=8` are brokers as a third-party package adds them."""
+def installed(hub: Hub, **others: MakeBroker) -> Generator[None, None, None]:
+    """While open, `faulty://hub` and `faulty://hub?partitions=8` are brokers as a third-party package adds them.
+
+    Args:
+        hub: the server.
+        others: more brokers by scheme.
+    """
+
+    def make(config: BrokerConfig) -> FaultyBroker:
+        partitions = config.parameters.get("partitions")
+        return FaultyBroker(hub, config, int(partitions) if partitions else None)
+
+    make.parameters = frozenset({"partitions"})  # type: ignore[attr-defined]  # a class would have it
+    added = {name: _EntryPoint(name, one) for name, one in {"faulty": make, **others}.items()}
 
     def entry_points(**selection: Any) -> Any:
-        return (
-            (_EntryPoint(hub),)
-            if selection.get("name") == "faulty"
-            else cast("Any", metadata.entry_points)(**selection)
-        )
+        mine = added.get(selection.get("name", ""))
+        return (mine,) if mine is not None else cast("Any", metadata.entry_points)(**selection)
 
     with mock.patch("roomcast.core.registry.entry_points", entry_points):
         yield
