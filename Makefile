@@ -7,9 +7,11 @@ PROCESSES ?= 4 # most tests wait for something most of the time
 PYTEST := $(VENV)/bin/python -m pytest -n $(PROCESSES)
 SYNCED := $(VENV)/.synced
 FUZZ_SECONDS ?= 60
+SEEDS ?= 2000
+FIRST ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help env brokers browser demo test test-teeth test-fast test-oldest test-all lint format types contracts docs wheel fuzz bench bench-quick bench-page bench-peers clean
+.PHONY: help env brokers browser demo test test-teeth test-fast test-oldest test-all lint format types contracts docs wheel fuzz simulate bench bench-quick bench-page bench-peers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +70,9 @@ wheel: env ## build the wheel and import it from an empty environment
 fuzz: env ## feed the decoder random bytes for FUZZ_SECONDS
 	uv=$$(.ci/uv.sh $(PYTHON)) && "$$uv" run --isolated --no-project --python $(VENV)/bin/python --with atheris --with-editable . \
 		python tests/fuzz/fuzz_decode.py -max_total_time=$(FUZZ_SECONDS)
+
+simulate: env ## run SEEDS simulated clusters from seed FIRST on, some minutes; a failing seed is told with what replays it
+	$(VENV)/bin/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST) --processes $(PROCESSES)
 
 bench: env bench-peers ## measure roomcast beside its peers, 20 minutes; BENCH="--resume" goes on
 	$(VENV)/bin/python -m bench run $(BENCH)

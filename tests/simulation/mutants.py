@@ -1,0 +1,205 @@
+"""Bugs that the simulation must find: each one is planted by name, and a checker must tell of it."""
+
+import asyncio
+import re
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+from roomcast.brokers.log_places import Places
+from roomcast.core import claims
+from roomcast.core.adapter import Adapter
+from roomcast.core.broadcast import Broadcast, Collector
+from roomcast.core.broker import Gap
+from roomcast.core.claims import Claims
+from roomcast.core.interest import Interest
+from roomcast.core.membership import Membership
+from roomcast.core.node import Node
+from roomcast.core.outbox import Outbox
+from roomcast.core.presence import Presence
+from roomcast.core.publisher import Publisher
+from roomcast.core.rooms import Rooms
+from roomcast.core.sequences import Tracking
+from roomcast.core.subscriber import Subscriber
+from tests.cluster import bugs
+from tests.core.test_teeth_tickets import AdmitsOneMore, KeepsTheSurplus, WaitsForNobody
+from tests.simulation.plan import WorldKind, plan
+from tests.simulation.simulate import Result, simulate
+
+# pyright: reportPrivateUsage=false
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A bug.
+
+    Attributes:
+        owner, attribute: where it is planted.
+        plant: makes it from what stands there.
+        finds: what a finding must say.
+        first: the seed from which it is hunted, because that one finds it.
+        world: the kind of cluster that it shows in.
+    """
+
+    owner: Any
+    attribute: str
+    plant: Callable[[Any], Any]
+    finds: str
+    first: int = 0
+    world: WorldKind | None = None
+
+    @property
+    def name(self) -> str:
+        return self.plant.__name__
+
+    @contextmanager
+    def planted(self) -> Generator[None]:
+        with mock.patch.object(self.owner, self.attribute, self.plant(getattr(self.owner, self.attribute))):
+            yield
+
+    def hunt(self, *, first: int, seeds: int) -> Result | None:
+        """The first result of so many seeds that tells of it."""
+        with self.planted():
+            for seed in range(first, first + seeds):
+                result = simulate(plan(seed, world=self.world))
+                if any(re.search(self.finds, finding) for finding in result.findings):
+                    return result
+        return None
+
+
+def own_clients_come_first(real: Any) -> Any:
+    """With one order for all, local clients get an event at once."""
+
+    async def send(self: Any, emit: Any, subject: Any) -> Any:
+        entry = await real(self, emit, subject)
+        if self._node.total and subject is not None:
+            self._deliver(emit)
+        return entry
+
+    return send
+
+
+def the_dead_live_on(_real: Any) -> Any:
+    """No peer is ever lost."""
+
+    def tick(_self: Any, _now: float) -> None:
+        """Nothing."""
+
+    return tick
+
+
+def no_bye_is_heard(_real: Any) -> Any:
+    def on_bye(_self: Any, _origin: str, _bye: Any) -> None:
+        """Nothing."""
+
+    return on_bye
+
+
+def cancelled_callers_keep_their_place(_real: Any) -> Any:
+    def abandon(_self: Any, _future: Any, _size: int) -> None:
+        """Nothing."""
+
+    return abandon
+
+
+def a_trimmed_log_is_not_told(real: Any) -> Any:
+    def resume(self: Any, views: Any) -> list[Gap]:
+        real(self, views)
+        return []
+
+    return resume
+
+
+def presence_misses_who_leaves(_real: Any) -> Any:
+    def exited(_self: Any, *_args: Any) -> None:
+        """Nothing."""
+
+    return exited
+
+
+def the_gone_keep_their_claims(_real: Any) -> Any:
+    def went(_self: Any, _sid: str) -> None:
+        """Nothing."""
+
+    return went
+
+
+def nobody_is_let_in(_real: Any) -> Any:
+    def admit(_self: Any) -> None:
+        """Nothing."""
+
+    return admit
+
+
+def one_more_is_admitted(_real: Any) -> Any:
+    return AdmitsOneMore
+
+
+def nobody_is_waited_for(_real: Any) -> Any:
+    return WaitsForNobody
+
+
+def the_surplus_stays(_real: Any) -> Any:
+    return KeepsTheSurplus
+
+
+def a_stale_number_is_kept(_real: Any) -> Any:
+    """What a node forgets of a subject it gave up it takes for a hole later."""
+
+    def pause(_self: Any, _subject: Any) -> None:
+        """Nothing."""
+
+    return pause
+
+
+def answers_come_twice(real: Any) -> Any:
+    def take(self: Any, answer: Any) -> None:
+        real(self, answer)
+        real(self, answer)
+
+    return take
+
+
+def confirms_are_believed_before_they_come(_real: Any) -> Any:
+    async def confirmed(_self: Any, _entry: Any) -> None:
+        await asyncio.sleep(0)
+
+    return confirmed
+
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant(Tracking, "read", bugs.holes_are_ignored, r"P5: .* told 0 missing", first=1),
+    Mutant(Tracking, "read", bugs.repeats_are_kept, r"P3: .* times|P1:", first=9),
+    Mutant(Tracking, "pause", a_stale_number_is_kept, r"P5: .* and it was"),
+    Mutant(Outbox, "_neighbours", bugs.batches_gather_from_afar, r"P1:|P2:"),
+    Mutant(Outbox, "take", bugs.what_came_back_goes_last, r"P1:|P4:|P5:", first=16),
+    Mutant(Outbox, "confirm", bugs.confirms_free_nothing, r"P[678]:"),
+    Mutant(Subscriber, "heard", bugs.joins_do_not_wait, r"P4:"),
+    Mutant(Interest, "acquire", bugs.the_linger_is_not_checked_again, r"P4:"),
+    Mutant(Broadcast, "_send", bugs.local_clients_come_before_the_place, r"P1:|P4:|P6:", first=3),
+    Mutant(Broadcast, "_send", bugs.an_emit_suspends_half_way, r"P[146]:"),
+    Mutant(Broadcast, "_send", own_clients_come_first, r"P2:|P3:", world="total"),
+    Mutant(Adapter, "_deliver", bugs.local_clients_wait_for_the_broker, r"P9:"),
+    Mutant(Adapter, "_deliver", bugs.skip_is_ignored_elsewhere, r"P3:"),
+    Mutant(Rooms, "select", bugs.each_room_is_served_apart, r"P3:"),
+    Mutant(Adapter, "leave_room", bugs.who_leaves_still_hears, r"P3:"),
+    Mutant(Publisher, "_admit", bugs.the_last_to_wait_is_let_in_first, r"P1:|P2:", first=2),
+    Mutant(Publisher, "_admit", nobody_is_let_in, r"P6:|P8:"),
+    Mutant(Publisher, "_abandon", cancelled_callers_keep_their_place, r"P8: .* backlog", first=89),
+    Mutant(Publisher, "hold", bugs.resends_wait_for_nobody, r"P4:", first=4),
+    Mutant(Publisher, "confirmed", confirms_are_believed_before_they_come, r"P4:", world="log", first=111),
+    Mutant(Node, "_tell", bugs.a_lost_link_is_not_told, r"P4:", first=1),
+    Mutant(Node, "_tell", bugs.what_is_given_up_is_not_told, r"P4:", first=21),
+    Mutant(Node, "refuse", bugs.garbage_ends_the_loop, r"P[48]:|ME:"),
+    Mutant(Places, "resume", a_trimmed_log_is_not_told, r"P4:", world="log", first=1),
+    Mutant(Membership, "tick", the_dead_live_on, r"ME:", first=3),
+    Mutant(Membership, "on_bye", no_bye_is_heard, r"ME:|P6:", first=10),
+    Mutant(Presence, "exited", presence_misses_who_leaves, r"PR:"),
+    Mutant(Claims, "went", the_gone_keep_their_claims, r"CL:|P6:"),
+    Mutant(claims, "Tickets", one_more_is_admitted, r"CL:"),
+    Mutant(claims, "Tickets", nobody_is_waited_for, r"CL:", first=18),
+    Mutant(claims, "Tickets", the_surplus_stays, r"CL:", first=69),
+    Mutant(Collector, "take", answers_come_twice, r"AN:", first=3),
+)

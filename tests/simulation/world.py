@@ -1,0 +1,441 @@
+"""A simulated cluster: nodes with the code that runs in production, clients cut off at Engine.IO, and a faulty server.
+
+It knows how nodes and clients come, go and die, what each of them sees, and when all is quiet; it writes the history.
+What an application does to it is in `deeds`, what fate does in `faults`.
+"""
+
+import asyncio
+import contextvars
+import logging
+import random
+from collections.abc import Collection, Coroutine
+from typing import Any, cast
+
+from roomcast.core.broker import Delivery, Gap, Subject
+from roomcast.core.errors import WireError
+from roomcast.core.membership import NodeInfo
+from roomcast.core.messages import Emit, decode_message
+from roomcast.core.rooms import Client
+from tests.cluster.clock import Stuck
+from tests.cluster.faulty import FaultyBroker, Hub, installed
+from tests.cluster.harness import Arguments, SimClient, SimNode
+from tests.cluster.model import bounds, read_envelope
+from tests.simulation.history import (
+    Called,
+    ClientGone,
+    ClientLeaving,
+    ClientUp,
+    Dropped,
+    Ended,
+    Event,
+    Forgot,
+    Got,
+    Handed,
+    History,
+    Met,
+    NodeDown,
+    NodeStopping,
+    NodeUp,
+    Outcome,
+    Quiet,
+    Seen,
+    Size,
+    Told,
+    Watched,
+)
+from tests.simulation.log_server import LogServer
+from tests.simulation.loop import WORLD, SeededLoop, context_of, process
+from tests.simulation.plan import Plan
+
+# pyright: reportPrivateUsage=false
+
+SETTINGS: dict[str, Any] = {
+    "heartbeat": 1.0,
+    "peer_timeout": 3.0,
+    "linger": 0.3,
+    "regroup_timeout": 0.5,
+    "request_timeout": 2.0,
+    "emit_timeout": 1.5,
+    "outbox_messages": 12,
+    "outbox_age": 4.0,
+    "max_payload": 16_384,
+    "buffer": 400,
+}
+SETTLE = 8.0  # seconds after which all is quiet: a peer that was lost is, requests have ended, lingers are over
+BURST = 25  # emits at once, at most
+ROOMS = ("r0", "r1", "r2", "")
+NAMESPACES = ("/", "/chat")
+
+
+class Member(SimClient):
+    """A client of the simulation.
+
+    Attributes:
+        name: in the history.
+        at: its node.
+    """
+
+    def __init__(self, name: str, at: "SimProcess", namespace: str) -> None:
+        super().__init__(at.sim, namespace)
+        self.name = name
+        self.at = at
+        self.gone = False
+
+
+class SimProcess:
+    """One process of the cluster: a node, its context, and whether it still runs."""
+
+    def __init__(self, name: str, sim: SimNode, context: contextvars.Context) -> None:
+        self.name = name
+        self.sim = sim
+        self.context = context
+        self.alive = True
+        self.stopping = False
+        self.watches: list[tuple[str, str, dict[str, str]]] = []
+        self.subjects: dict[str, int] = {}
+
+    @property
+    def adapter(self) -> Any:
+        return self.sim.adapter
+
+    @property
+    def server(self) -> Any:
+        return self.sim.server
+
+    @property
+    def broker(self) -> FaultyBroker:
+        return self.sim.broker
+
+
+class World:
+    """The cluster of one plan."""
+
+    def __init__(self, plan: Plan, loop: SeededLoop) -> None:
+        self.plan = plan
+        self.loop = loop
+        self.on_log = plan.world in ("log", "total")
+        self.history = History(total=plan.world == "total", log=self.on_log)
+        self.nodes: list[SimProcess] = []
+        self.clients: list[Member] = []
+        self.calls: dict[int, tuple[SimProcess, asyncio.Task[Any]]] = {}
+        self.garbage = 0
+        self.closed = False
+        self._names: dict[str, str] = {}
+        self._number = 0
+        self._latency = random.Random(f"{plan.seed} latency")
+        self.hub = Hub()
+        self.logs = LogServer(latency=self._way)
+        for server in (self.hub, self.logs):
+            server.context = context_of(WORLD)
+            server.latency = self._way
+        self.hub.dropped = self._dropped
+
+    def _way(self) -> float:
+        """Seconds from a node to the server, or back: now and then much longer."""
+        return 0.0002 + self._latency.expovariate(1000.0) + (0.05 if self._latency.random() < 0.01 else 0.0)
+
+    def note(self, event: Event) -> int:
+        return -1 if self.closed else self.history.add(event, self.loop.now)
+
+    def name(self, one: str) -> str:
+        """The name of a node or a client in the history."""
+        return self._names.get(one, one)
+
+    def call(self, at: SimProcess, op: str, within: float, **details: Any) -> int:
+        """Note that an application calls."""
+        self._number += 1
+        self.note(Called(self._number, at.name, op, within, **details))
+        return self._number
+
+    def ended(self, call: int, outcome: Outcome, error: BaseException | None = None, value: object = None) -> None:
+        self.note(Ended(call, outcome, "" if error is None else type(error).__name__, value))
+
+    def spawn(self, at: SimProcess, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run something in a process."""
+        return self.loop.create_task(coroutine, context=at.context)
+
+    @property
+    def running(self) -> list[SimProcess]:
+        return [node for node in self.nodes if node.alive and not node.stopping]
+
+    @property
+    def members(self) -> list[Member]:
+        """The clients that are there."""
+        return [client for client in self.clients if not client.gone and client.at.alive]
+
+    # Nodes
+
+    async def start_node(self) -> None:
+        """A node that joins the cluster."""
+        name = f"n{len(self.nodes)}"
+        context = context_of(name)
+        self.loop.skews[name] = self._latency.uniform(-0.02, 0.02)
+        url = {"pubsub": "faulty://hub", "partitions": "faulty://hub?partitions=4"}.get(self.plan.world, "simlog://")
+        settings = SETTINGS | {"name": name} | ({"order": "total"} if self.plan.world == "total" else {})
+        if self.on_log:
+            settings["outbox_age"] = 10.0
+        node = SimProcess(name, context.run(SimNode, self.hub, url, settings), context)
+        self._names[node.sim.id] = name
+        self.nodes.append(node)
+        self._listen(node)
+        node.stopping = True
+        call = self.call(node, "start", 6.0)
+        try:
+            await self.spawn(node, node.adapter.start())
+        except Exception as exc:  # noqa: BLE001 - noted: a checker judges
+            node.alive = False
+            self.ended(call, "failed", exc)
+            return
+        node.stopping = False
+        self.note(NodeUp(name))
+        self.ended(call, "returned")
+
+    async def stop_node(self, node: SimProcess) -> None:
+        """A node that closes as it should."""
+        node.stopping = True
+        self.note(NodeStopping(node.name))
+        call = self.call(node, "stop", 6.0)
+        try:
+            await self.spawn(node, node.adapter.aclose())
+        except Exception as exc:  # noqa: BLE001 - noted: a checker judges
+            self.ended(call, "failed", exc)
+        else:
+            self.ended(call, "returned")
+        self.note(NodeDown(node.name, "closed"))
+        node.alive = False
+        self._lose_clients(node)
+
+    def kill_node(self, node: SimProcess, reach: int) -> None:
+        """A process that is gone between two callbacks, without a word."""
+        node.alive = False
+        self.note(NodeStopping(node.name))
+        self.loop.freeze(node.name)
+        if self.on_log:
+            self.logs.refused.add(node.sim.id)
+            self.logs.cut(node.sim.id, reach=reach)
+        else:
+            node.broker.lose_link(reach=reach)
+        self.note(NodeDown(node.name, "killed"))
+        self._lose_clients(node)
+
+    def _lose_clients(self, node: SimProcess) -> None:
+        for client in self.clients:
+            if client.at is node and not client.gone:
+                self.gone(client)
+
+    def _listen(self, node: SimProcess) -> None:
+        sim, name = node.sim, node.name
+
+        def gap(gap: Gap) -> None:
+            subject = "inbox" if gap.subject and ".inbox." in gap.subject else gap.subject or ""
+            self.note(Told(name, gap.reason, subject, self.name(gap.origin or ""), gap.missed))
+
+        sim.on_gap = gap
+        adapter: Any = sim.adapter
+
+        @sim.adapter.on("node_joined")
+        def joined(info: NodeInfo) -> None:
+            self.note(Met(name, self.name(info.id), "joined"))
+
+        @sim.adapter.on("node_left")
+        def left(info: NodeInfo, _why: str) -> None:
+            self.note(Met(name, self.name(info.id), "left"))
+
+        parting, went = adapter._parting, adapter._went
+
+        def on_parting(client: Client) -> None:
+            if client.sid in self._names:
+                self.note(ClientLeaving(self.name(client.sid)))
+            parting(client)
+
+        def on_went(client: Client) -> None:
+            went(client)
+            self._went(client.sid)
+
+        adapter._parting, adapter._went = on_parting, on_went
+        if not self.on_log:
+            self._listen_to_broker(node)
+
+    def _listen_to_broker(self, node: SimProcess) -> None:
+        def forgotten(subjects: Collection[Subject]) -> None:
+            for subject in subjects:
+                self.note(Forgot(node.name, subject))
+
+        node.broker.handed = lambda delivery: self._handed(node, delivery)
+        node.broker.forgotten = forgotten
+
+    def _handed(self, node: SimProcess, delivery: Delivery) -> None:
+        if delivery.subject not in node.broker.asked:
+            return  # nobody has been told yet that the subject is heard
+        envelope = read_envelope(delivery.payload)
+        if envelope is not None and envelope.epoch and envelope.origin in self._names:
+            last = envelope.first + len(envelope.messages) - 1
+            origin = self.name(envelope.origin)
+            self.note(Handed(node.name, self._subject(delivery), origin, envelope.epoch, envelope.first, last))
+
+    def _subject(self, delivery: Delivery) -> str:
+        return "inbox" if ".inbox." in delivery.subject else delivery.subject
+
+    def _dropped(self, broker: FaultyBroker, delivery: Delivery) -> None:
+        envelope = read_envelope(delivery.payload)
+        node = next(node for node in self.nodes if node.broker is broker)
+        calls: list[int] = []
+        for raw in envelope.messages if envelope is not None else ():
+            try:
+                message = decode_message(raw)
+            except WireError:
+                continue
+            if isinstance(message, Emit):
+                calls.append(_number_in(message.packet.text))
+        self.note(Dropped(node.name, tuple(calls)))
+
+    # Clients
+
+    async def connect(self, node: SimProcess, namespace: str) -> Member:
+        """A client comes."""
+        client = Member(f"c{len(self.clients)}", node, namespace)
+        client.on_event = lambda event: self._got(client, event)
+        self.clients.append(client)
+        await client.connect()
+        if not client.sid:
+            client.gone = True
+            raise ConnectionError("the client was not admitted")
+        self._names[client.sid] = client.name
+        self.note(ClientUp(client.name, node.name, namespace))
+        return client
+
+    def gone(self, client: Member) -> None:
+        client.gone = True
+        self.note(ClientLeaving(client.name))
+        self.note(ClientGone(client.name))
+
+    def _went(self, sid: str) -> None:
+        for client in self.clients:
+            if client.sid == sid and sid in self._names and not client.gone:
+                self.gone(client)
+
+    def _got(self, client: Member, event: Arguments) -> None:
+        if event[0] == "e" and not client.gone:
+            self.note(Got(client.name, int(event[1])))
+        if client.acks_wanted:
+            number, delay = client.acks_wanted.pop(), self._latency.expovariate(20.0)
+            if self._latency.random() < 0.9:
+                self.loop.call_later(delay, self._answer, client, number, context=client.at.context)
+
+    def _answer(self, client: Member, number: int) -> None:
+        if not client.gone:
+            self.spawn(client.at, client.ack(number, f'["{client.name}"]'))
+
+    # Quiet
+
+    async def settle(self) -> None:
+        """Everything works again, and all that was under way arrives."""
+        for node in self.nodes:
+            if node.alive:
+                self.loop.thaw(node.name)
+                if not self.on_log:
+                    node.broker.behave()
+                    node.broker.restore_link()
+        self.logs.restart()
+        self.logs.refused.clear()
+        for node in self.nodes:
+            if not node.alive:
+                self.logs.refused.add(node.sim.id)
+            else:
+                self.logs.stall(node.sim.id, stalled=False)
+        await asyncio.sleep(SETTLE)
+        await self.still()
+
+    async def still(self) -> None:
+        """Nothing is on its way."""
+        for _ in range(500):  # a heartbeat may just be on its way
+            if all(self._still(node) for node in self.running):
+                break
+            await asyncio.sleep(0.003)
+
+    def _still(self, node: SimProcess) -> bool:
+        return not bounds(node.sim)["backlog"] and (self.on_log or node.broker.quiet)
+
+    def look(self) -> None:
+        """Note what each node is like now that all is quiet."""
+        self.note(Quiet())
+        for node in self.running:
+            self.note(self._seen(node))
+            for namespace, room, copy in node.watches:
+                self.note(Watched(node.name, namespace, room, tuple(sorted(map(self.name, copy)))))
+
+    def _seen(self, node: SimProcess) -> Seen:
+        core, broken = node.sim.core, list[str]()
+        stats = node.adapter.stats()
+        if stats["faults"]:
+            broken.append(f"{stats['faults']} faults")
+        if not node.adapter.health():
+            broken.append(node.adapter.health().reason)
+        broken += [f"{name}: {size} are left" for name, size in bounds(node.sim).items() if size and name in _EMPTY]
+        members = [client for client in self.clients if client.at is node and not client.gone]
+        rooms = [
+            (client.name, tuple(sorted(map(str, map(self._room, node.server.rooms(client.sid, client.namespace))))))
+            for client in members
+        ]
+        held: list[Any] = node.adapter._claims._tickets.held()
+        holds = sorted((self.name(ticket.sid), ticket.key) for ticket in held)
+        peers = tuple(sorted(map(self.name, core.peers.ids)))
+        return Seen(node.name, peers, tuple(rooms), tuple(holds), tuple(broken))
+
+    def _room(self, room: str) -> str:
+        return f"@{self.name(room)}" if room in self._names else room
+
+    def measure(self) -> None:
+        """Note what nodes hold of what is bounded."""
+        for node in self.running:
+            sizes = bounds(node.sim)
+            backlog = cast("int", sizes["backlog"])
+            self.note(Size(node.name, "outbox", backlog, 2 * SETTINGS["outbox_messages"] + BURST))
+            if not self.on_log:
+                events = sum(isinstance(event, Delivery) for event in node.broker._events)
+                self.note(Size(node.name, "buffer", events, SETTINGS["buffer"]))
+
+
+_EMPTY = ("backlog", "barriers", "surveys", "answers", "acks", "waiting")
+
+
+def _number_in(text: str) -> int:
+    """The number of the call in the text of a packet."""
+    digits = text[text.index("[") :].split(",", 2)[1]
+    return int(digits.rstrip("]"))
+
+
+async def run(plan: Plan, loop: SeededLoop, world: World) -> None:
+    """Carry out a plan; the history is complete when this returns, and the cluster is closed."""
+    from tests.simulation.deeds import DEEDS_BY_KIND, begin, last_words  # noqa: PLC0415 - they know worlds
+
+    logger = logging.getLogger("roomcast")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # thousands of warnings, all of them deserved
+    try:
+        with installed(world.hub, simlog=world.logs.make()):
+            for _ in range(plan.nodes):
+                await world.start_node()
+            begin(world, random.Random(f"{plan.seed} begin"))
+            await asyncio.sleep(1.5)
+            for steps in plan.rounds:
+                began = loop.now
+                for step in steps:
+                    await asyncio.sleep(max(0.0, began + step.at - loop.now))
+                    DEEDS_BY_KIND[step.kind](world, random.Random(f"{plan.seed} step {step.number}"))
+                    world.measure()
+                await world.settle()
+                world.look()
+            await last_words(world)
+            world.closed = True
+            for node in world.nodes:
+                loop.thaw(node.name)
+            for node in world.running:
+                await world.spawn(node, node.adapter.aclose())
+    except Stuck as exc:  # pragma: no cover - a checker of its own
+        world.history.add(Seen("world", (), (), (), (str(exc),)), loop.now)
+    finally:
+        logger.setLevel(level)
+
+
+assert process.get() == WORLD
