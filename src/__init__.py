@@ -31,6 +31,7 @@ from roomcast.core.events import NodeAnswer
 from roomcast.core.health import Health
 from roomcast.core.membership import NodeInfo
 from roomcast.core.operator import Operator, RemoteSocket
+from roomcast.core.options import Recovery
 from roomcast.core.presence import PresenceWatch
 from roomcast.core.sync_emitter import SyncEmitter, SyncOperator, SyncRemoteSocket
 from roomcast.core.watching import Change
@@ -58,6 +59,7 @@ __all__ = [
     "PresenceWatch",
     "PublishRejected",
     "PublishUnconfirmed",
+    "Recovery",
     "RemoteSocket",
     "ReplayUnavailable",
     "RequestTimeout",

@@ -209,6 +209,11 @@ class LogBroker:
         """The log; it is what is appended to and replayed."""
         return self
 
+    @property
+    def retention(self) -> float:
+        """See `Log.retention`."""
+        return self._intake.settings.retention
+
     async def start(self) -> None:
         """Connect, or raise `BrokerUnavailable`, or `ConfigurationError` when the log has other settings (rule 1)."""
         self._check_open()

@@ -12,21 +12,22 @@ What python-socketio has no words for are the operators (`operator`) and the ver
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Unpack, cast, overload
+from typing import Any, Unpack, cast
 
 from roomcast.core.acks import Callback
 from roomcast.core.address import Address
 from roomcast.core.answers import Answers
 from roomcast.core.broadcast import Answer, Broadcast, Collector, call
 from roomcast.core.broker import Gap, Subject
-from roomcast.core.claims import Claimed, Claims
+from roomcast.core.claims import Claims
 from roomcast.core.client_queue import Bounds
 from roomcast.core.clients import NOT_HERE, Clients, addressed, skipped
 from roomcast.core.cluster import Cluster
+from roomcast.core.doorway import Doorway
 from roomcast.core.errors import BrokerUnavailable, WireError
-from roomcast.core.events import Handler, Handlers, ServerEvents
+from roomcast.core.events import Handlers, ServerEvents
 from roomcast.core.fanout import FanOut
-from roomcast.core.gateway import Gateway
+from roomcast.core.gaps import GapHook
 from roomcast.core.health import Health
 from roomcast.core.messages import (
     CloseRoom,
@@ -39,22 +40,23 @@ from roomcast.core.messages import (
     Selection,
     encode_message,
 )
-from roomcast.core.node import GapHook, Node
+from roomcast.core.node import Node
 from roomcast.core.options import Settings, options
 from roomcast.core.owed import Owed
 from roomcast.core.packets import Packets, Parts
-from roomcast.core.presence import Presence, PresenceWatch
+from roomcast.core.presence import Presence
+from roomcast.core.recovery import Recoveries
 from roomcast.core.rooms import Client, State
+from roomcast.core.services import Services
 from roomcast.core.sids import new_sid, owner
 from roomcast.core.starting import Starting
 from roomcast.core.subjects import Room, namespace_name, room_name
 from roomcast.core.surveys import Surveys
-from roomcast.core.tickets import Policy
 
 logger = logging.getLogger("roomcast")
 
 
-class Adapter(Clients, Gateway):
+class Adapter(Clients, Services):
     """Joins the clients of this process with those of every other one on the same broker.
 
     Args:
@@ -76,6 +78,7 @@ class Adapter(Clients, Gateway):
         self._fanout: FanOut | None = None
         self._handlers = Handlers()
         self._starting = Starting()
+        self._doorway: Doorway | None = None
         self._become_node()
         self.on_gap(self._on_gap)
 
@@ -99,6 +102,8 @@ class Adapter(Clients, Gateway):
             CloseRoom: lambda close: self._on_close_room(node.id, close),
         }
         node.pressed = lambda: self._fanout is not None and self._fanout.pressed
+        recovery = node.settings.recovery
+        self._recoveries = None if recovery is None else Recoveries(node, recovery, self, self._rooms)
 
     def _counts(self) -> tuple[int, int]:
         return len(self._rooms), sum(len(self._rooms.rooms(namespace)) for namespace in self._rooms.namespaces())
@@ -106,9 +111,9 @@ class Adapter(Clients, Gateway):
     def _be_oneself(self) -> None:
         """Made before a fork, every process would be the same node: each becomes one of its own as it starts."""
         if self._node.pid != os.getpid():
-            hooks = self._node.gap_hooks
+            hooks = self._node.gaps.hooks
             self._become_node()
-            self._node.gap_hooks = hooks
+            self._node.gaps.hooks = hooks
             if self.server is not None:
                 self._serve()
 
@@ -139,6 +144,8 @@ class Adapter(Clients, Gateway):
     async def aclose(self) -> None:
         """Leave the cluster: flush what was emitted, say bye, disconnect. Idempotent."""
         await self._starting.cancel()
+        if self._recoveries is not None:
+            self._recoveries.flush()
         await self._node.aclose()
 
     async def __aenter__(self) -> "Adapter":
@@ -159,72 +166,15 @@ class Adapter(Clients, Gateway):
 
     def on_gap(self, hook: GapHook) -> GapHook:
         """Call `hook` with a `Gap` whenever something was, or may have been, lost. Usable as a decorator."""
-        self._node.gap_hooks.append(hook)
+        self._node.gaps.hooks.append(hook)
         return hook
 
     def _on_gap(self, gap: Gap) -> None:
         self._presence.on_gap(gap)  # of the node that is, after a fork as well
         self._claims.on_gap(gap)
 
-    def presence(self, room: Room | None, namespace: str = "/") -> PresenceWatch:
-        """Watch who is in a room, or (None) in the namespace, on all nodes: `async with` and `async for`.
-
-        Raises:
-            TypeError, ValueError: the room or the namespace is not one.
-        """
-        return self._presence.watch(namespace_name(namespace), None if room is None else room_name(room))
-
-    # Server-side events
-
-    @overload
-    def on(self, event: str) -> Callable[[Handler], Handler]: ...
-    @overload
-    def on(self, event: str, handler: Handler) -> Handler: ...
-    def on(self, event: str, handler: Any = None) -> Any:
-        """Call a function, or await it, for a server-side event; usable as a decorator.
-
-        Its arguments are the event's; what it returns is this node's answer, when one was asked for. The library
-        itself tells `node_joined` (a `NodeInfo`) and `node_left` (a `NodeInfo`, and "bye" or "lost").
-
-        Raises:
-            ValueError: the event has a handler already, or its name is reserved.
-        """
-
-        def register(function: Handler) -> Handler:
-            self._handlers.add(event, function)
-            return function
-
-        return register if handler is None else register(handler)
-
-    # Claims
-
-    async def claim(
-        self, sid: str, key: str, limit: int = 1, policy: Policy = "refuse", namespace: str = "/"
-    ) -> Claimed:
-        """Let a client of this node hold a key that at most `limit` clients hold in the whole cluster.
-
-        It is held until `release`, or until the client or its node is gone; claiming again what one holds is granted.
-        All claims of a key should name the same limit and policy.
-
-        Args:
-            sid: the client; its connect handler is a good place for this.
-            key: what is claimed, such as "user:42"; one and the same in all namespaces.
-            limit: how many may hold it.
-            policy: what happens to one too many: "refuse" it, or "evict_oldest": the clients whose claims are the
-                oldest are disconnected, after their nodes' handlers of `evicted` (sid, key) are done.
-            namespace: of the client.
-
-        Raises:
-            ValueError: the client is not here, or an argument cannot work.
-            TypeError: the key is not text, or the limit not an integer.
-            RequestTimeout: a node, or a client to be evicted, did not respond in time: the key is not held.
-            Backpressure, BrokerUnavailable, BrokerClosed: nobody could be asked: the key is not held.
-        """
-        return await self._claims.claim(sid, key, limit, policy, namespace)
-
-    async def release(self, sid: str, key: str) -> None:
-        """Give back a key that a client of this node holds; fine when it does not."""
-        self._claims.release(sid, key)
+    def _away(self, sid: str, namespace: str) -> dict[str, Any] | None:
+        return None if self._recoveries is None else self._recoveries.data(sid, namespace)
 
     # What the local half tells
 
@@ -236,16 +186,24 @@ class Adapter(Clients, Gateway):
 
     def _entered(self, namespace: str, room: Room | None, sid: str) -> None:
         self._presence.entered(namespace, room, sid)
+        if self._recoveries is not None and room is not None and (client := self._rooms.client(namespace, sid)):
+            self._recoveries.entered(client, room)
 
     def _exited(self, namespace: str, room: Room | None, sid: str) -> None:
         self._presence.exited(namespace, room, sid)
+        if self._recoveries is not None and room is not None and (client := self._rooms.client(namespace, sid)):
+            self._recoveries.exited(client, room)
 
     def _parting(self, client: Client) -> None:
         self._owed.drop(client)
+        if self._recoveries is not None:
+            self._recoveries.parting(client)
 
     def _went(self, client: Client) -> None:
         self._owed.drop(client)
         self._claims.went(client.sid)
+        if self._recoveries is not None:
+            self._recoveries.went(client)
 
     def _reachable(self, client: Client) -> bool:
         return self._fanout is None or self._fanout.reachable(client)
@@ -271,6 +229,11 @@ class Adapter(Clients, Gateway):
         )
         self._fanout = FanOut(self.server, bounds, self._node.stats)
         self._broadcast.crowded = self._fanout.crowded
+        if self._recoveries is not None:
+            self._recoveries.serve(self.server, self._fanout, self._broadcast.packets)
+            if self._doorway is None:
+                self._doorway = Doorway(self.server, self._rooms, self._recoveries)
+            self._doorway.recoveries = self._recoveries
 
     def initialize(self) -> None:
         """Called by the server before its first client: start in the background unless that was done."""
@@ -284,8 +247,15 @@ class Adapter(Clients, Gateway):
         if self._rooms.by_eio_sid(namespace, eio_sid) is not None:
             return None
         namespace_name(namespace)
+        if self._doorway is not None:
+            if (restored := await self._doorway.restored(eio_sid, namespace)) is not None:
+                return restored
+            if self._rooms.by_eio_sid(namespace, eio_sid) is not None:
+                return None
         sid = new_sid(self._node.id)
-        self._admit(namespace, sid, eio_sid)
+        client = self.admit(namespace, sid, eio_sid)
+        if self._doorway is not None:
+            self._doorway.admit(client, namespace)
         try:
             await self._node.subscriber.heard(self._subject_of(namespace, None))
         except BaseException:
@@ -297,13 +267,15 @@ class Adapter(Clients, Gateway):
         """Mark a client as fully connected."""
         client = self._rooms.client(namespace, sid)
         if client is None:
-            if owner(sid) == self._node.id:
+            if owner(sid) == self._node.id or (self._recoveries is not None and self._recoveries.knows(sid)):
                 return sid  # it went away while its connect handler ran
             admitted = await self.pre_connect(sid, namespace)  # the sid of an Engine.IO connection
             if admitted is None:
                 return None
             client = cast("Client", self._rooms.client(namespace, admitted))
         client.state = State.CONNECTED
+        if self._recoveries is not None:
+            self._recoveries.connected(client)
         if not self._reachable(client):
             # the connection was lost while the connect handler ran: the server has ignored that
             self._node.spawn(self.server._handle_disconnect(client.eio_sid, namespace))  # noqa: SLF001
@@ -327,18 +299,21 @@ class Adapter(Clients, Gateway):
             RequestTimeout: the client's node did not answer.
         """
         if kwargs.get("ignore_queue"):
-            self.basic_disconnect(sid, namespace)
+            if self._doorway is None or not self._doorway.overtaken(sid, namespace):
+                self.basic_disconnect(sid, namespace)
         elif self._rooms.client(namespace, sid) is not None:
             await self.server.disconnect(sid, namespace=namespace, ignore_queue=True)
         else:
             await self._disconnect_elsewhere(sid, namespace)
 
     async def _disconnect_elsewhere(self, sid: str, namespace: str) -> None:
+        if self._recoveries is not None:
+            self._recoveries.end(sid)
         await self._ask_owner(sid, lambda number: Disconnect(number, Selection(namespace, (sid,))))
 
     async def _ask_owner(self, sid: str, make: Callable[[int], Message]) -> Reply | None:
         """What a client's node answers; None when there is no such node."""
-        node = owner(sid)
+        node = self._node.holder(sid)
         if node not in self._node.peers:
             return None
         return await self._surveys.ask(node, make, self._node.settings.request_timeout)
@@ -467,7 +442,9 @@ class Adapter(Clients, Gateway):
             clients = self._fanout.ready(clients, volatile=emit.volatile)
             number = self._owed.ask(origin, emit.request, clients)
             parts = self._broadcast.packets.with_id(parts, emit.namespace, number)
-        if clients:
+        if self._recoveries is not None and not emit.request:
+            self._recoveries.deliver(clients, emit, parts)
+        elif clients:
             self._fanout.send(clients, parts, volatile=emit.volatile)
 
     def _on_emit(self, origin: str, message: Emit) -> None:

@@ -5,6 +5,7 @@
    happened everywhere or nowhere, and local clients never wait for the broker.
 2. Where an event goes: a room to the nodes with a member, several rooms or none to the nodes with a client in the
    namespace, a sid to its node alone, an event that wants acknowledgements from more than one sid to every node.
+   Where clients may move from node to node (recovery), a sid goes to those with a client in the namespace, too.
    With `order="total"` also to this node's own clients by way of the log, but for `local` events.
 3. A volatile event does not wait: when the outbox is full, or the link is down, other nodes do not get it; counted.
 4. An acknowledgement finds its way back to the node that asked; what waits for a client or a node that is gone
@@ -224,14 +225,17 @@ class Broadcast:
     def _subject(self, to: Address, *, ack: bool) -> Subject | None:
         """Where an event goes (rule 2); None when nobody elsewhere can be meant."""
         subjects = self._node.subjects
-        node = owner(to.rooms[0]) if len(to.rooms) == 1 else ""
+        sid = owner(to.rooms[0]) if len(to.rooms) == 1 else ""
+        if sid and self._node.roams and not ack:
+            return subjects.namespace(to.namespace)  # the client may be on any node, and what it misses is replayed
+        node = self._node.holder(to.rooms[0]) if sid else ""
         if node == self._node.id:  # a client of this node, here or gone
             return subjects.inbox(node) if self._node.total else None
         if node in self._node.peers:
             return subjects.inbox(node)
         if ack:
             return subjects.control
-        if len(to.rooms) == 1 and not node:
+        if len(to.rooms) == 1 and not sid:
             return subjects.room(to.namespace, to.rooms[0])
         # several rooms, or a sid of a node that has not said hello yet, or a room that looks like one
         return subjects.namespace(to.namespace)
@@ -241,7 +245,7 @@ class Broadcast:
         here = set[str]() if self._deliver is None else {self._node.id}
         if subject is None:
             return here
-        node = owner(to.rooms[0]) if len(to.rooms) == 1 else ""
+        node = self._node.holder(to.rooms[0]) if len(to.rooms) == 1 else ""
         if node == self._node.id:
             return here
         return here | ({node} if node in self._node.peers else self._node.peers.ids)

@@ -133,6 +133,11 @@ class Log(Protocol):
     where it ended when `start` was called (determined before the reading begins, so that nothing falls between).
     """
 
+    @property
+    def retention(self) -> float:
+        """Seconds for which it is set to keep everything, as long as that fits its size."""
+        ...
+
     def publish(
         self, subject: Subject, payload: bytes, /, *, once: tuple[str, int] | None = None
     ) -> Awaitable[Position | None]:

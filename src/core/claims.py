@@ -28,7 +28,6 @@ from roomcast.core.membership import NodeInfo
 from roomcast.core.messages import DECODE_ERRORS, Claim, Evict, Heartbeat, Reply
 from roomcast.core.node import Node
 from roomcast.core.rooms import Rooms
-from roomcast.core.sids import owner
 from roomcast.core.surveys import Surveys
 from roomcast.core.tickets import Policy, Question, Rival, Ticket, Tickets
 
@@ -257,7 +256,7 @@ class Claims:
         return tuple(rival.sid for rival, evicted in zip(rivals, done, strict=True) if evicted)
 
     async def _evict(self, key: str, rival: Rival) -> bool:
-        node, timeout = owner(rival.sid), self._node.settings.request_timeout
+        node, timeout = self._node.holder(rival.sid), self._node.settings.request_timeout
         if node != self._node.id:
             if node not in self._node.peers:
                 return False  # it is gone, and its claims are

@@ -50,7 +50,7 @@ class Clients(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
     def _went(self, client: Client) -> None:
         """A client is gone (rule 3)."""
 
-    def _admit(self, namespace: str, sid: str, eio_sid: str) -> None:
+    def admit(self, namespace: str, sid: str, eio_sid: str) -> Client:
         """Take in a new client."""
         if namespace not in self._rooms.namespaces():
             self._first_in(namespace, None)
@@ -59,6 +59,7 @@ class Clients(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
         client.auth = self._auth.get((eio_sid, namespace))
         for place in (None, sid):
             self._entered(namespace, place, sid)
+        return client
 
     def _note_auth(self, server: Any) -> None:
         """Keep what clients send as `auth`: python-socketio shows it to the connect handler alone."""

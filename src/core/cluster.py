@@ -162,7 +162,7 @@ class Cluster:
         if to.local:
             return frozenset(), True
         peers = self.node.peers
-        node = owner(to.rooms[0]) if len(to.rooms) == 1 else ""
+        node = self.node.holder(to.rooms[0]) if len(to.rooms) == 1 else ""
         if node == self.node.id:
             return frozenset(), True
         return (frozenset({node}), False) if node in peers else (peers.ids, True)

@@ -107,6 +107,18 @@ def describe(sid: str, rooms: Sequence[Room], session: object, shaken: Handshake
     return raw
 
 
+def stored(session: object, limit: int) -> tuple[msgspec.Raw, list[str]]:
+    """What an application stored with a client, in msgpack by name, of about `limit` bytes, and what was left out."""
+    values, omitted = _values(session)
+    size = sum(len(name) + len(bytes(value)) for name, value in values.items())
+    for name in sorted(values, key=lambda name: len(bytes(values[name])), reverse=True):
+        if size <= limit:
+            break
+        size -= len(name) + len(bytes(values.pop(name)))
+        omitted.append(name)
+    return msgspec.Raw(_encoder.encode(values)), omitted
+
+
 def _values(session: object) -> tuple[dict[str, msgspec.Raw], list[str]]:
     values: dict[str, msgspec.Raw] = {}
     omitted: list[str] = []

@@ -19,10 +19,11 @@ from roomcast.core.broadcast import Broadcast, Collector
 from roomcast.core.cluster import Cluster
 from roomcast.core.errors import BrokerUnavailable, ConfigurationError
 from roomcast.core.events import ServerEvents
+from roomcast.core.gaps import GapHook
 from roomcast.core.gateway import Gateway
 from roomcast.core.health import Health
 from roomcast.core.messages import Message
-from roomcast.core.node import GapHook, Node
+from roomcast.core.node import Node
 from roomcast.core.options import Settings, options
 from roomcast.core.surveys import Surveys
 
@@ -61,9 +62,9 @@ class Emitter(Gateway):
     def _be_oneself(self) -> None:
         """Made before a fork, each process is a guest of its own."""
         if self._node.pid != os.getpid():
-            hooks = self._node.gap_hooks
+            hooks = self._node.gaps.hooks
             self._become_guest()
-            self._node.gap_hooks = hooks
+            self._node.gaps.hooks = hooks
 
     def _current(self) -> Cluster:
         self._be_oneself()
@@ -117,7 +118,7 @@ class Emitter(Gateway):
 
     def on_gap(self, hook: GapHook) -> GapHook:
         """Call `hook` with a `Gap` whenever something was, or may have been, lost. Usable as a decorator."""
-        self._node.gap_hooks.append(hook)
+        self._node.gaps.hooks.append(hook)
         return hook
 
     # Events

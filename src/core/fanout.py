@@ -14,12 +14,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any, cast
 
 from roomcast.core import sweep
 from roomcast.core.client_queue import Bounds, ClientQueue
 from roomcast.core.frames import Frame
+from roomcast.core.held_queue import HeldQueue
 from roomcast.core.packets import Parts
 from roomcast.core.rooms import Client, State
 from roomcast.core.stats import Stats
@@ -95,6 +96,28 @@ class FanOut:
             count += 1
         self.stats.deliveries += count
         self._put += count
+
+    def hold(self, client: Client, frames: list[Frame]) -> bool:
+        """Let a client wait for what it gets from now on, and these before, until `let_go`; False when it is gone."""
+        queue = client.queue or self._queue_of(client)
+        if queue is None or queue.socket.closed or queue.socket.closing:
+            return False
+        client.queue = HeldQueue(queue, frames, self.bounds, self.cut)
+        self.stats.deliveries += len(frames)
+        return True
+
+    def let_go(self, client: Client) -> Coroutine[Any, Any, None] | None:
+        """Give a client what it waits for; what is returned goes on with it, when it is too much for once."""
+        held = client.queue
+        return held.let_go(client) if isinstance(held, HeldQueue) else None
+
+    async def end(self, client: Client) -> None:
+        """End the connection of a client at once, as if it were lost."""
+        socket = self._server.eio.sockets.get(client.eio_sid)
+        if socket is not None:
+            if isinstance(socket.queue, ClientQueue):
+                socket.queue.clear()
+            await _close(self._server, socket)
 
     def crowded(self) -> bool:
         """Whether so much was put since this was last true that the loop ought to run now."""

@@ -42,6 +42,28 @@ class Gateway(Verbs):
         """
         return await self._cluster.all_rooms(Address(namespace_name(namespace)))
 
+    async def get_session(self, sid: str, namespace: str = "/") -> dict[str, Any]:
+        """What the application last stored with a client of any node, by `save_session`.
+
+        With recovery also of one that is away and may still come back. It comes by value: tuples are lists, and what
+        cannot be serialised is left out.
+
+        Raises:
+            ValueError: there is no such client.
+            RequestTimeout: its node did not answer.
+        """
+        away = self._away(sid, namespace)
+        if away is not None:
+            return away
+        for socket in await self.namespace(namespace).to(sid).fetch_sockets():
+            if socket.sid == sid:
+                return socket.data
+        raise ValueError(f"There is no client {sid!r:.80} in {namespace!r:.80}, on any node.")
+
+    def _away(self, sid: str, namespace: str) -> dict[str, Any] | None:  # noqa: ARG002 - who knows overrides it
+        """What is stored with a client that is away, where that is known."""
+        return None
+
     async def nodes(self) -> list[NodeInfo]:
         """The live nodes, this one included, the oldest first."""
         await self._cluster.node.met()

@@ -65,6 +65,7 @@ class Membership:
         subjects: where to speak.
         say: says a message of this moment on a subject.
         counts: how many clients and how many rooms this node has.
+        window: seconds for which it can restore clients that come back; 0 when it cannot.
 
     Attributes:
         peers: the table.
@@ -82,6 +83,7 @@ class Membership:
         subjects: Subjects,
         say: Callable[[Subject, Message], asyncio.Future[Any]],
         counts: Callable[[], tuple[int, int]],
+        window: float = 0.0,
     ) -> None:
         self.peers = Peers(partitions=subjects.partitions or 0, timeout=timeout)
         self.on_joined: list[Callable[[NodeInfo], None]] = []
@@ -93,6 +95,7 @@ class Membership:
         self._subjects = subjects
         self._say = say
         self._counts = counts
+        self._window = window
         self._started = 0.0
         self._introduced: set[str] = set()
         self._named: set[str] = set()  # by others, and not known yet
@@ -143,6 +146,7 @@ class Membership:
             answer=answer,
             version=VERSION,
             peers=() if answer else tuple(sorted(self.peers.ids)[:KNOWN]),
+            window=self._window,
         )
 
     def _introduce(self, node: str, *, answer: bool) -> None:
@@ -161,6 +165,11 @@ class Membership:
             logger.error("roomcast: %s", news.reason)
         elif isinstance(news, PeerJoined):
             logger.info("roomcast: node %s (%s) is here", origin, hello.name)
+            if hello.window != self._window and not self._guest:
+                logger.warning(
+                    "roomcast: node %s (%s) restores clients for %g s, this one for %g s: give all the same recovery",
+                    *(origin, hello.name, hello.window, self._window),
+                )
         self._meet(origin, hello)
         if isinstance(news, PeerJoined):
             for joined in self.on_joined:
@@ -197,6 +206,11 @@ class Membership:
             hook(info, left.why)
 
     # Asking
+
+    @property
+    def has_met(self) -> bool:
+        """Whether all nodes are known (rule 3)."""
+        return self._met.is_set()
 
     async def met(self) -> None:
         """Return once all nodes are known (rule 3)."""

@@ -149,6 +149,7 @@ class Hello(msgspec.Struct, array_like=True, tag=9, frozen=True):
         answer: whether the hearers shall introduce themselves in turn, to its inbox.
         version: of roomcast.
         peers: ids of the nodes it knows, so that a newcomer knows when it has met all; at most `KNOWN` of them.
+        window: seconds for which it can restore clients that come back; 0 when it cannot.
     """
 
     name: Annotated[str, msgspec.Meta(max_length=256)]
@@ -158,6 +159,7 @@ class Hello(msgspec.Struct, array_like=True, tag=9, frozen=True):
     answer: bool
     version: Annotated[str, msgspec.Meta(max_length=64)] = ""
     peers: tuple[NodeId, ...] = ()
+    window: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class Heartbeat(msgspec.Struct, array_like=True, tag=10, frozen=True):
@@ -274,6 +276,81 @@ class Evict(msgspec.Struct, array_like=True, tag=22, frozen=True):
     clock: Number
 
 
+Pid = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Spot = Annotated[int, msgspec.Meta(ge=-1, le=2**62)]
+"""The number of a place in the log (see `tail`)."""
+
+
+class Stay(msgspec.Struct, array_like=True, frozen=True):
+    """A client is, or was, in a room: it got what came after `joined`, up to `left`."""
+
+    room: Room
+    joined: Spot
+    left: Spot | None = None
+
+
+class Keep(msgspec.Struct, array_like=True, tag=23, frozen=True):
+    """A client's session, as the node that serves it describes it (see `sessions`).
+
+    Attributes:
+        pid: names the session, and is known to its client alone.
+        term: counts the nodes that have served it.
+        data: what the application stored with it, in msgpack by name.
+        epoch: of the log; all places are of it.
+        born: where the client was admitted.
+        last: the place of the last packet that it was given; 0 when it was given none.
+        upto: up to here nothing else was for it.
+        identity: who the client is, as the application says; empty when it does not.
+    """
+
+    pid: Pid
+    term: Count
+    sid: str
+    namespace: Name
+    stays: tuple[Stay, ...]
+    data: msgspec.Raw
+    epoch: str
+    born: Spot
+    last: Spot
+    upto: Spot
+    identity: Name = ""
+
+
+class Part(msgspec.Struct, array_like=True, tag=24, frozen=True):
+    """A node serves a session no longer; with `over`, nobody ever will."""
+
+    pid: Pid
+    term: Count
+    over: bool = False
+
+
+class Resume(msgspec.Struct, array_like=True, tag=25, frozen=True):
+    """A client has come back to a node, which asks to serve its session."""
+
+    request: Number
+    pid: Pid
+
+
+class Refuse(msgspec.Struct, array_like=True, tag=26, frozen=True):
+    """The client of a session that is asked for is still there."""
+
+    pid: Pid
+    term: Count
+
+
+class Seize(msgspec.Struct, array_like=True, tag=27, frozen=True):
+    """The node that serves a session did not answer one that asks for it."""
+
+    pid: Pid
+    term: Count
+
+
+class Lost(msgspec.Struct, array_like=True, tag=28, frozen=True):
+    """A node has been silent for too long: what it served is free."""
+
+    node: NodeId
+
+
 Message = (
     Emit
     | Expect
@@ -297,6 +374,12 @@ Message = (
     | Members
     | Claim
     | Evict
+    | Keep
+    | Part
+    | Resume
+    | Refuse
+    | Seize
+    | Lost
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -8,39 +8,38 @@
    sent before a peer has resubscribed is lost to it.
    A log loses nothing, so there publishing goes on at once; and what it holds is handed on no faster than this node's
    clients are served (`pressed`), since it can wait there.
-4. A gap is counted, logged and told to every hook, whatever its cause.
+4. A gap is counted, logged and told to every hook, whatever its cause (see `gaps`).
 5. With `order="total"`, what this node's own clients are to see goes through the log as well, and is done at the place
    that it has there (`at_home`): so it comes in the same order for the clients of all nodes.
 """
 
 import asyncio
-import inspect
 import logging
 import os
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import Any
 
 from roomcast.core.broker import Broker, Delivery, Gap, Subject
 from roomcast.core.errors import BrokerClosed, BrokerUnavailable, ConfigurationError, WireError
+from roomcast.core.gaps import Gaps
 from roomcast.core.health import Health
 from roomcast.core.membership import Membership, NodeInfo
 from roomcast.core.messages import Bye, Census, Heartbeat, Hello, Message, encode_message
 from roomcast.core.options import Options
 from roomcast.core.publisher import Publisher
+from roomcast.core.reader import Reader
 from roomcast.core.registry import open_broker
 from roomcast.core.sequences import Tracking
-from roomcast.core.sids import new_node
+from roomcast.core.sids import new_node, owner
 from roomcast.core.stats import Stats
 from roomcast.core.subjects import Subjects
 from roomcast.core.subscriber import Subscriber
 from roomcast.core.wire import Wire
 
 logger = logging.getLogger("roomcast")
-
-GapHook = Callable[[Gap], Awaitable[None] | None]
 
 _PARTLY = "a part of the broker cannot be reached; reconnecting"
 _SLICE = 0.005  # seconds of handling after which the loop gets a turn
@@ -60,6 +59,7 @@ class Node:
         at_home: what to do, by rule 5, with this node's own messages when they come back.
         total: whether rule 5 holds.
         pressed: whether clients still wait to be served.
+        reader: reads the whole log first, where there is recovery.
         on_left: each called with the id of a node that is gone.
         on_beat: each called once in each heartbeat.
         on_close: each called when this node closes, before the broker does.
@@ -83,21 +83,18 @@ class Node:
         self.pid = os.getpid()
         self._who = "emitter" if guest else "adapter"
         self._url = url
-        self._broker, self.settings = open_broker(url, settings, self.id)
-        if self._broker.log is not None:
-            self.settings = self.settings.on_a_log()
+        self._broker, applied = open_broker(url, settings, self.id)
+        self.settings = applied.on(self._broker, self.broker_name)
         self.total = self.settings.order == "total"
-        if self.total and self._broker.log is None:
-            raise ConfigurationError(
-                f'order="total" needs a broker that keeps a log, and {self.broker_name}:// does not: '
-                "use one that does, such as redis+streams://."
-            )
+        recovery = self.settings.recovery
+        if guest and recovery is not None:
+            raise ConfigurationError("recovery is for adapters: an emitter has no clients that could come back.")
         self.name = (self.settings.name or f"{socket.gethostname()}:{os.getpid()}")[:256]
         self.stats = Stats()
         self.on_left: list[Callable[[str], None]] = []
         self.on_beat: list[Callable[[], None]] = []
         self.on_close: list[Callable[[], None]] = []
-        self.gap_hooks: list[GapHook] = []
+        self.gaps = Gaps(self)
         partitions = self._broker.guarantees.partitions
         self.subjects = Subjects(self.settings.prefix, partitions)
         self.wire = Wire(self.settings.secret, max_payload=self.settings.max_payload, freshness=self.settings.freshness)
@@ -107,7 +104,7 @@ class Node:
             settings=self.settings,
             wire=self.wire,
             stats=self.stats,
-            tell=self._tell,
+            tell=self.gaps.tell,
         )
         self.membership = Membership(
             node=self.id,
@@ -118,6 +115,7 @@ class Node:
             subjects=self.subjects,
             say=self._say,
             counts=counts,
+            window=0.0 if recovery is None else recovery.window,
         )
         self.membership.on_left.append(self._left)
         self.peers = self.membership.peers
@@ -129,9 +127,15 @@ class Node:
         }
         self.at_home: dict[type[Any], Callable[[Any], None]] = {}
         self.pressed: Callable[[], bool] = lambda: False
+        self.reader: Reader | None = None
         self._tracking = Tracking()
         self._in_order = self._broker.guarantees.order != "subject"
-        self.subscriber = Subscriber(self.settings.linger, dropped=self._tracking.pause, fault=self.fault)
+        self.subscriber = Subscriber(
+            self.settings.linger,
+            dropped=self._tracking.pause if recovery is None else _read_on,
+            fault=self.fault,
+            everything=recovery is not None,
+        )
         self.always = frozenset({self.subjects.control, self.subjects.inbox(self.id)})
         self._connected = False
         self._deaf = False
@@ -139,7 +143,6 @@ class Node:
         self._loops: list[asyncio.Task[None]] = []
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._logged: set[str] = set()
-        self._gaps_logged: dict[str, float] = {}
         self._regrouping = False
         self._regroup_timer: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -172,6 +175,8 @@ class Node:
         try:
             await broker.start()
             await broker.subscribe(self.always)
+            if self.reader is not None and broker.log is not None:
+                await self.reader.rebuild(broker.log)
             self.check_open()
         except BaseException:
             await broker.aclose()
@@ -301,30 +306,44 @@ class Node:
                 yield
         yield
 
+    def wants(self, subject: Subject) -> bool:
+        """Whether what arrives on a subject is for this node."""
+        return self.subscriber.active(subject) or subject in self.always
+
     def _opened(self, delivery: Delivery) -> Iterable[tuple[str, Message | WireError]]:
         """The messages of a delivery that are new here, and their origin."""
-        subject = delivery.subject
-        if not self.subscriber.active(subject) and subject not in self.always:
+        subject, reader = delivery.subject, self.reader
+        if not self.wants(subject) and (reader is None or not reader.wants(delivery)):
             return ()  # in flight while the subject was given up
+        return self.open(delivery, time.time_ns() // 1000)
+
+    def open(self, delivery: Delivery, now: int | None) -> Iterable[tuple[str, Message | WireError]]:
+        """The same; `now` is None for what the log gives back."""
+        subject, reader = delivery.subject, self.reader
         try:
-            envelope = self.wire.open(subject, delivery.payload, time.time_ns() // 1000)
+            envelope = self.wire.open(subject, delivery.payload, now)
         except WireError as exc:
             self.refuse(exc)
+            if reader is not None:
+                reader.unread(delivery, exc)
             return ()
         origin = envelope.origin
         if origin == self.id and not self.total:
             return ()
-        self._heard_from(origin)
-        messages = envelope.messages
+        if now is not None:
+            self._heard_from(origin)
+        messages, repeats = envelope.messages, 0
         if envelope.epoch:
             place = envelope.place if self._in_order else 0
             reading = self._tracking.read(subject, origin, envelope.epoch, envelope.first, len(messages), place)
-            if reading.missed:
+            if reading.missed and now is not None:
                 self.stats.missed += reading.missed
-                self._tell(Gap("missed", subject=subject, origin=origin, missed=reading.missed))
-            if reading.repeats:
-                self.stats.repeats += reading.repeats
-                messages = messages[reading.repeats :]
+                self.gaps.tell(Gap("missed", subject=subject, origin=origin, missed=reading.missed))
+            if repeats := reading.repeats:
+                self.stats.repeats += repeats
+                messages = messages[repeats:]
+        if reader is not None:
+            return reader.read(delivery, origin, envelope.sent, messages, repeats)
         return ((origin, message) for message in messages)
 
     def _handle(self, origin: str, message: Message | WireError) -> None:
@@ -380,7 +399,9 @@ class Node:
             if not partial:
                 self._connected = True
                 self._regroup()
-        self._tell(gap)
+        elif gap.reason == "trimmed" and self.reader is not None:
+            self.reader.cut()
+        self.gaps.tell(gap)
 
     def _regroup(self) -> None:
         self.publisher.hold(link_down=False)
@@ -405,33 +426,6 @@ class Node:
         if self._regrouping and self._connected and not self._closed:
             self._regrouping = False
             self.publisher.release()
-
-    def _tell(self, gap: Gap) -> None:
-        self.stats.gaps += 1
-        self._log_gap(gap)
-        for hook in self.gap_hooks:
-            try:
-                result = hook(gap)
-            except Exception as exc:  # noqa: BLE001 - an application's hook must not end the loop
-                self.fault("an on_gap hook failed", exc)
-            else:
-                if inspect.isawaitable(result):
-                    self.spawn(_await(result))
-
-    def _log_gap(self, gap: Gap) -> None:
-        """Once a second for each reason: a lossy link must not flood the log. Hooks and counters hear every one."""
-        now = time.monotonic()
-        if now - self._gaps_logged.get(gap.reason, -_AGAIN) < _AGAIN:
-            return
-        self._gaps_logged[gap.reason] = now
-        logger.warning(
-            "roomcast: gap on node %s: %s%s%s%s",
-            self.id,
-            gap.reason,
-            f", {gap.missed} messages" if gap.missed is not None else "",
-            f", from node {gap.origin}" if gap.origin else "",
-            f", on {gap.subject}" if gap.subject else "",
-        )
 
     # Peers and time
 
@@ -477,12 +471,27 @@ class Node:
 
         False when it cannot be sent: it is larger than a message may be, or the outbox is more than full.
         """
+        return self.send(self.subjects.inbox(node), message)
+
+    def send(self, subject: Subject, message: Message) -> bool:
+        """The same, on any subject."""
         raw = encode_message(message)
         if not self.publisher.reserve_anyway(len(raw)):
             return False
-        self.publisher.put(self.subjects.inbox(node), raw)
+        self.publisher.put(subject, raw)
         return True
 
+    @property
+    def roams(self) -> bool:
+        """Whether a client may be on another node than the one that gave it its sid."""
+        return self.settings.recovery is not None or self.peers.window > 0
 
-async def _await(result: Awaitable[None]) -> None:
-    await result
+    def holder(self, sid: object) -> str:
+        """The node that has a client, as far as its sid says; empty for what is no sid, and when any node may."""
+        if self.reader is not None:
+            return self.reader.holder(sid)
+        return "" if self.roams else owner(sid)
+
+
+def _read_on(_subject: Subject) -> None:
+    """Nobody pauses who reads everything."""

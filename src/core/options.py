@@ -4,11 +4,13 @@ A setting named in the URL's query wins over the argument of the same name, beca
 can change without a release. Parameters that neither roomcast nor the broker knows are refused by name.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypedDict, cast, get_args
 from urllib.parse import parse_qsl, urlsplit
 
+from roomcast.core.broker import Broker
 from roomcast.core.errors import ConfigurationError
 
 SlowClient = Literal["disconnect", "drop_newest", "drop_oldest"]
@@ -30,6 +32,53 @@ _ON_A_LOG: dict[str, Any] = {"confirm": True, "outbox_age": 120.0}
 _MAY_BE_ZERO = ("linger", "regroup_timeout", "compress_from")
 
 
+Environ = Mapping[str, Any]
+
+
+def _can_drop_a_place(environ: Environ, _auth: Any) -> bool:
+    """Every client but python-socketio's own, as far as they can be told: they hand all arguments to their handlers."""
+    agent = str(environ.get("HTTP_USER_AGENT", ""))
+    return not agent.startswith(("Python/", "python-requests/"))
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """Connection state recovery: a client that comes back within the window goes on where it left, on any node.
+
+    Attributes:
+        window: seconds within which it has to come back.
+        patience: seconds for which a node that still serves a client's earlier connection may take to let go of it.
+        sessions: how many clients may be away at the same time, in the whole cluster.
+        memory: bytes of packets that each node keeps for those who come back.
+        session_bytes: bytes of a client's session data that are kept; the largest values beyond them are left out.
+        skip_connect_handler: do not call the connect handler for a client whose session is restored.
+        offer: called with the environ and `auth` of a new client: whether it is offered recovery. Events carry a place
+            as a last argument for those who are; without this all are but python-socketio's own clients.
+        identity: called with the environ and `auth`: who the client is. Only who is the same gets a session back.
+    """
+
+    window: float = 120.0
+    patience: float = 3.0
+    sessions: int = 100_000
+    memory: int = 64 * 1024 * 1024
+    session_bytes: int = 64 * 1024
+    skip_connect_handler: bool = False
+    offer: Callable[[Environ, Any], bool] = _can_drop_a_place
+    identity: Callable[[Environ, Any], str] | None = None
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            name = f"Recovery's {setting.name}"
+            if setting.name in ("offer", "identity"):
+                if not callable(value) and not (value is None and setting.name == "identity"):
+                    raise ConfigurationError(f"{name} is a function of the environ and auth, not {value!r:.80}.")
+            else:
+                _check(name, setting.type, value)
+        if math.isinf(self.window) or math.isinf(self.patience):
+            raise ConfigurationError("Recovery's window and patience are numbers of seconds, not infinite.")
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """Settings of one node; durations are seconds.
@@ -40,6 +89,7 @@ class Options:
         secret: the cluster's shared secrets (see `Wire`); the first signs, all verify; empty: no signatures.
         order: "publisher": clients see the events of one node in its order; "total": the clients of all nodes see the
             events of a room in one order. That needs a broker with a log.
+        recovery: give clients that come back what they missed. That needs a broker with a log, and is "total" in order.
         confirm: `emit` returns only once the broker has confirmed; true on a log unless it is set.
         emit_timeout: how long `emit` may wait for a place in the outbox, and for a confirm.
         request_timeout: how long a request to another node may take.
@@ -65,6 +115,7 @@ class Options:
     name: str | None = None
     secret: tuple[str | bytes, ...] = field(default=(), repr=False)
     order: Agreed = "publisher"
+    recovery: Recovery | None = None
     confirm: bool = False
     emit_timeout: float = 5.0
     request_timeout: float = 5.0
@@ -87,8 +138,10 @@ class Options:
 
     def __post_init__(self) -> None:
         for setting in fields(self):
-            if setting.name not in ("secret", "given"):
+            if setting.name not in ("secret", "given", "recovery"):
                 _check(setting.name, setting.type, getattr(self, setting.name))
+        if not (self.recovery is None or isinstance(self.recovery, Recovery)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"recovery is a roomcast.Recovery or None, not {self.recovery!r:.80}.")
         if self.peer_timeout < 2 * self.heartbeat:
             raise ConfigurationError(
                 f"peer_timeout ({self.peer_timeout} s) must be at least twice the heartbeat ({self.heartbeat} s), "
@@ -97,9 +150,38 @@ class Options:
         if self.max_payload < 4096:  # noqa: PLR2004 - room for the library's own messages
             raise ConfigurationError(f"max_payload must be at least 4096 bytes, not {self.max_payload}.")
 
-    def on_a_log(self) -> "Options":
-        """The same settings with the defaults of a broker that keeps a log."""
-        return replace(self, **{name: value for name, value in _ON_A_LOG.items() if name not in self.given})
+    def on(self, broker: Broker, name: str) -> "Options":
+        """The same settings with the defaults of a broker, when it can do what they ask for.
+
+        Args:
+            broker: the broker.
+            name: the scheme of its URL.
+
+        Raises:
+            ConfigurationError: it cannot.
+        """
+        log = broker.log
+        if log is None:
+            for asked, wanted in (('order="total"', self.order == "total"), ("recovery", self.recovery is not None)):
+                if wanted:
+                    raise ConfigurationError(
+                        f"{asked} needs a broker that keeps a log, and {name}:// does not: "
+                        "use one that does, such as redis+streams://."
+                    )
+            return self
+        settings = replace(self, **{name: value for name, value in _ON_A_LOG.items() if name not in self.given})
+        if self.recovery is None:
+            return settings
+        if self.order != "total" and "order" in self.given:
+            raise ConfigurationError('recovery needs order="total", which it implies: leave the setting out.')
+        if broker.guarantees.order != "total":
+            raise ConfigurationError("recovery needs a log of one stream: leave streams=N out of the URL.")
+        if log.retention < 2 * self.recovery.window:
+            raise ConfigurationError(
+                f"recovery looks back for {2 * self.recovery.window:g} s, but the log keeps {log.retention:g}: "
+                f"say retention={math.ceil(2 * self.recovery.window)}s or more in the URL, or choose a shorter window."
+            )
+        return replace(settings, order="total")
 
 
 def _check(name: str, kind: Any, value: Any) -> None:
@@ -124,6 +206,7 @@ class Settings(TypedDict, total=False):
     name: str | None
     secret: str | bytes | Sequence[str | bytes] | None
     order: Agreed
+    recovery: Recovery | None
     confirm: bool
     emit_timeout: float
     request_timeout: float
@@ -145,7 +228,7 @@ class Settings(TypedDict, total=False):
 
 
 _KNOWN = frozenset(setting.name for setting in fields(Options)) - {"given"}
-_FROM_URL = _KNOWN - {"secret"}
+_FROM_URL = _KNOWN - {"secret", "recovery"}
 
 
 def options(arguments: Mapping[str, Any]) -> Options:

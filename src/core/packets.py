@@ -149,6 +149,14 @@ class Packets:
         decoded = self._decode(_packet(self.codec, parts))
         return self._encode(sio_packet.EVENT, decoded.data, namespace, number)
 
+    def with_place(self, parts: Parts, namespace: str, place: str) -> Parts:
+        """The same packet with a place of the log as one more argument, its last."""
+        head = parts[0]
+        if self.codec == "json" and isinstance(head, str):
+            return (f'{head.rstrip()[:-1]},"{place}"]', *parts[1:])
+        decoded = self._decode(_packet(self.codec, parts))
+        return self._encode(sio_packet.EVENT, [*decoded.data, place], namespace)
+
     @staticmethod
     def _checked(event: str, packet: Packet, namespace: str) -> Packet:
         try:

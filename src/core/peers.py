@@ -85,6 +85,9 @@ class Peers:
     Args:
         partitions: our broker's `guarantees.partitions`, 0 for none.
         timeout: seconds of silence after which a peer is lost.
+
+    Attributes:
+        window: seconds for which some live peer can restore clients that come back; 0 when none can.
     """
 
     def __init__(self, *, partitions: int, timeout: float) -> None:
@@ -93,6 +96,7 @@ class Peers:
         self._live: dict[str, _Entry] = {}
         self._refused: dict[str, _Refusal] = {}
         self._awaited: set[str] = set()
+        self.window = 0.0
 
     def __contains__(self, node: str) -> bool:
         return node in self._live
@@ -134,13 +138,15 @@ class Peers:
             return PeerRefused(node, reason)
         entry = self._live.get(node)
         if entry is not None:
-            entry.hello = hello
+            before, entry.hello = entry.hello, hello
+            self._look(hello, before)
             self.heard(node, now)
             return None
         if len(self._live) >= _PEERS:
             return None
         self._refused.pop(node, None)
         self._live[node] = entry = _Entry(hello, now)
+        self._look(hello)
         return PeerJoined(self._peer(node, entry))
 
     def heard(self, node: str, now: float) -> None:
@@ -191,7 +197,16 @@ class Peers:
     def _drop(self, node: str, why: Literal["bye", "lost"]) -> PeerLeft | None:
         entry = self._live.pop(node, None)
         self._awaited.discard(node)
+        if entry is not None:
+            self._look(None, entry.hello)
         return None if entry is None else PeerLeft(self._peer(node, entry), why)
+
+    def _look(self, hello: Hello | None, before: Hello | None = None) -> None:
+        """Keep `window` true when one hello takes the place of another."""
+        if before is not None and before.window:
+            self.window = max((entry.hello.window for entry in self._live.values()), default=0.0)
+        elif hello is not None:
+            self.window = max(self.window, hello.window)
 
     @staticmethod
     def _peer(node: str, entry: _Entry) -> Peer:

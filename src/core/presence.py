@@ -248,7 +248,7 @@ class Presence:
         if watched is None:
             self._end_again(origin, told.number)
             return
-        if any(owner(sid) != origin for sids in (told.joined, told.left) for sid in sids):
+        if not self._node.roams and any(owner(sid) != origin for sids in (told.joined, told.left) for sid in sids):
             raise WireError("foreign", f"Node {origin} told of clients that are not its own.")
         watched.note(watched.mirror.take(origin, told))
 

@@ -49,6 +49,7 @@ def open_broker(url: str, settings: Options, node: str) -> tuple[Broker, Options
         heartbeat=applied.heartbeat,
         max_payload=applied.max_payload,
         buffer=applied.buffer,
+        everything=applied.recovery is not None,
     )
 
     def connect(other: str) -> Broker:

@@ -27,7 +27,7 @@ class State(Enum):
 class Client:
     """One Socket.IO session of this node: a sid in a namespace, on an Engine.IO connection."""
 
-    __slots__ = ("acks", "auth", "eio_sid", "queue", "rooms", "sid", "state", "time")
+    __slots__ = ("acks", "auth", "eio_sid", "queue", "rooms", "session", "sid", "state", "time")
 
     def __init__(self, sid: str, eio_sid: str) -> None:
         self.sid = sid
@@ -42,6 +42,8 @@ class Client:
         """What it sent as `auth`."""
         self.queue: Any = None
         """What waits for it, once something was sent to it; the fan-out's."""
+        self.session: Any = None
+        """What is kept of it for when it comes back; the recovery's."""
 
 
 class _Namespace:

@@ -29,6 +29,10 @@ class Stats:
         dropped_oldest: events that a client did not get because newer ones took their place (`"drop_oldest"`).
         acks_forgotten: callbacks dropped because too many waited.
         stray_replies: replies that nothing waited for: late, repeated or forged.
+        sessions_recovered: clients that came back to this node and went on where they were.
+        sessions_unrecovered: clients that came back with a session that could not be restored.
+        sessions_taken: clients of this node whose session another one took, because this one did not answer in time.
+        sessions_forgotten: sessions of absent clients that gave way because too many were absent.
         faults: errors in handlers that a message or a hook ran into; logged with a traceback.
         refused: payloads and messages that were not accepted, by kind (see `WireError.kind`).
     """
@@ -51,6 +55,10 @@ class Stats:
     dropped_oldest: int = 0
     acks_forgotten: int = 0
     stray_replies: int = 0
+    sessions_recovered: int = 0
+    sessions_unrecovered: int = 0
+    sessions_taken: int = 0
+    sessions_forgotten: int = 0
     faults: int = 0
     refused: Counter[str] = field(default_factory=Counter[str])
 

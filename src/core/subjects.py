@@ -7,6 +7,7 @@
 | `<prefix>.all.<namespace>`          | nodes with a client in the namespace                            |
 | `<prefix>.inbox.<node>`             | that node                                                       |
 | `<prefix>.control`                  | every node                                                      |
+| `<prefix>.sessions`                 | every node that restores clients that come back                 |
 
 A token holds only `A-Za-z0-9_-`, so no name can carry a wildcard, a separator or a line end into a broker's
 protocol; its first letter says what it was made from, so that the text "1" and the integer 1 stay apart.
@@ -107,6 +108,7 @@ class Subjects:
         self.prefix = prefix
         self.partitions = partitions
         self.control = Subject(f"{prefix}.control")
+        self.sessions = Subject(f"{prefix}.sessions")
         self.room = lru_cache(maxsize=8192)(self._partition if partitions else self._room)
         self.namespace = lru_cache(maxsize=1024)(self._namespace)
         self._token = lru_cache(maxsize=1024)(token)

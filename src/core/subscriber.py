@@ -30,14 +30,21 @@ class Subscriber:
         linger: see `Interest`.
         dropped: told of each subject that is not heard any more.
         fault: told of what the broker refuses.
+        everything: the broker delivers every subject, wanted or not: what is wanted is heard at once.
     """
 
     def __init__(
-        self, linger: float, *, dropped: Callable[[Subject], None], fault: Callable[[str, BaseException], None]
+        self,
+        linger: float,
+        *,
+        dropped: Callable[[Subject], None],
+        fault: Callable[[str, BaseException], None],
+        everything: bool = False,
     ) -> None:
         self._interest = Interest(linger)
         self._dropped = dropped
         self._fault = fault
+        self._everything = everything
         self._barriers: dict[Subject, asyncio.Future[None]] = {}
         self._changed = asyncio.Event()
         self._running = False
@@ -57,7 +64,7 @@ class Subscriber:
 
     def active(self, subject: Subject) -> bool:
         """Whether what arrives on the subject is for us."""
-        return self._interest.active(subject)
+        return self._interest.active(subject) or (self._everything and self._interest.wanted(subject))
 
     async def heard(self, subject: Subject) -> None:
         """Wait until the subject is heard (rule 3).
@@ -65,7 +72,7 @@ class Subscriber:
         Raises:
             ConfigurationError: the broker refuses the subscription.
         """
-        if self._running and not self._interest.active(subject):
+        if self._running and not self.active(subject):
             barrier = self._barriers.get(subject)
             if barrier is None:
                 barrier = self._barriers[subject] = asyncio.get_running_loop().create_future()

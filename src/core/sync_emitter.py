@@ -22,9 +22,9 @@ from roomcast.core.broadcast import Answer
 from roomcast.core.emitter import Emitter
 from roomcast.core.errors import BrokerClosed, ConfigurationError, RequestTimeout
 from roomcast.core.events import NodeAnswer
+from roomcast.core.gaps import GapHook
 from roomcast.core.health import Health
 from roomcast.core.membership import NodeInfo
-from roomcast.core.node import GapHook
 from roomcast.core.operator import Operator, RemoteSocket, SocketInfo
 from roomcast.core.options import Settings
 from roomcast.core.portal import Portal, process, whole

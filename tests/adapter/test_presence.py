@@ -72,7 +72,7 @@ async def test_ten_thousand_members_are_there_at_once_and_gone_at_once(cluster: 
     a, b = await cluster.pair()
     sids = [f"{b.adapter.host_id}{number:014}" for number in range(10_000)]
     for sid in sids:
-        b.inside._admit("/", sid, f"eio-{sid}")
+        b.inside.admit("/", sid, f"eio-{sid}")
         b.inside.basic_enter_room(sid, "/", "crowd")
     async with a.adapter.presence("crowd") as watch:
         assert watch.present == dict.fromkeys(sids, b.adapter.host_id)

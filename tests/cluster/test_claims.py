@@ -319,7 +319,7 @@ async def test_claims_need_a_node_that_has_joined_and_is_not_closed() -> None:
             await claim(first)
         late = cluster.make()
         late.broker.unreachable = True
-        late.adapter._admit("/", "x" * 20, "eio")  # pyright: ignore[reportPrivateUsage]
+        late.adapter.admit("/", "x" * 20, "eio")
         with pytest.raises(BrokerUnavailable):
             await late.adapter.claim("x" * 20, KEY)
 

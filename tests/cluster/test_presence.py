@@ -73,7 +73,7 @@ async def test_ten_thousand_members_are_told_in_messages_of_a_size_that_any_brok
         one, two = await cluster.node(), await cluster.node()
         sids = [f"{two.id}{number:014}" for number in range(10_000)]
         for sid in sids:
-            two.adapter._admit("/", sid, f"eio-{sid}")  # pyright: ignore[reportPrivateUsage]
+            two.adapter.admit("/", sid, f"eio-{sid}")  # pyright: ignore[reportPrivateUsage]
             two.adapter.basic_enter_room(sid, "/", "a")
         async with one.adapter.presence("a") as watch:
             assert watch.present == dict.fromkeys(sids, two.id)

@@ -25,15 +25,22 @@ from roomcast.core.messages import (
     Heartbeat,
     Hello,
     Join,
+    Keep,
     Leave,
     ListRooms,
+    Lost,
     Members,
     Message,
     More,
     Packet,
+    Part,
+    Refuse,
     Reply,
+    Resume,
+    Seize,
     Selection,
     ServerEvent,
+    Stay,
     Unwatch,
     Watch,
     decode_message,
@@ -61,6 +68,9 @@ anything = st.recursive(
 raws = anything.map(lambda value: msgspec.Raw(msgspec.msgpack.encode(value)))
 packets = st.builds(Packet, texts, texts, st.lists(st.binary(max_size=20), max_size=3).map(tuple))
 selections = st.builds(Selection, texts, several, several)
+pids = texts.filter(bool)
+spots = st.integers(-1, 2**62)
+stays = st.lists(st.builds(Stay, rooms, spots, st.none() | spots), max_size=3).map(tuple)
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Emit, texts, several, packets, several, counts, st.booleans()),
     st.builds(Expect, numbers, sids, st.booleans()),
@@ -79,6 +89,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
         st.booleans(),
         texts,
         st.lists(origins, max_size=3).map(tuple),
+        st.floats(0, 1e9),
     ),
     st.builds(Heartbeat, counts, counts),
     st.builds(Bye),
@@ -93,6 +104,12 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Members, numbers, counts, sids, sids, st.booleans(), st.booleans()),
     st.builds(Claim, numbers, texts, texts, numbers),
     st.builds(Evict, numbers, texts, texts, numbers),
+    st.builds(Keep, pids, counts, texts, texts, stays, raws, texts, spots, spots, spots, texts),
+    st.builds(Part, pids, counts, st.booleans()),
+    st.builds(Resume, numbers, pids),
+    st.builds(Refuse, pids, counts),
+    st.builds(Seize, pids, counts),
+    st.builds(Lost, origins),
 )
 
 SELECTION = Selection("/", ("red", 7), ("a sid",))
@@ -114,10 +131,13 @@ EXAMPLES: list[tuple[Message, str]] = [
     (CloseRoom("/", "red"), "9307a12fa3726564"),
     (Reply(4, 1, "no such client"), "96080401ae6e6f207375636820636c69656e74c0c2"),
     (Reply(2**62, 0, "", msgspec.Raw(b"\x92\x01\xa1x"), more=True), "9608cf400000000000000000a09201a178c3"),
-    (Hello("host:1", 1.5, 64, 5.0, answer=True), "9809a6686f73743a31cb3ff800000000000040cb4014000000000000c3a090"),
+    (
+        Hello("host:1", 1.5, 64, 5.0, answer=True),
+        "9909a6686f73743a31cb3ff800000000000040cb4014000000000000c3a090cb0000000000000000",
+    ),
     (
         Hello("host:1", 1.5, 0, 5.0, answer=False, version="1.0.0", peers=("abc-_1", "abc-_2")),
-        "9809a6686f73743a31cb3ff800000000000000cb4014000000000000c2a5312e302e3092a66162632d5f31a66162632d5f32",
+        "9909a6686f73743a31cb3ff800000000000000cb4014000000000000c2a5312e302e3092a66162632d5f31a66162632d5f32cb0000000000000000",
     ),
     (Heartbeat(12, 34), "930a0c22"),
     (Bye(), "910b"),
@@ -137,6 +157,17 @@ EXAMPLES: list[tuple[Message, str]] = [
     (Members(7, 8, ("sid1",), ("sid2",), whole=True, more=True), "9714070891a47369643191a473696432c3c3"),
     (Claim(9, "user:42", "sid1", 10), "951509a7757365723a3432a4736964310a"),
     (Evict(9, "user:42", "sid1", 10), "951609a7757365723a3432a4736964310a"),
+    (
+        Keep(
+            "pid", 2, "sid1", "/", (Stay("red", 5), Stay(7, 5, 6)), msgspec.Raw(b"\x81\xa1k\x01"), "e", 3, -1, 4, "me"
+        ),
+        "9c17a370696402a473696431a12f9293a372656405c09307050681a16b01a16503ff04a26d65",
+    ),
+    (Part("pid", 2, over=True), "9418a370696402c3"),
+    (Resume(9, "pid"), "931909a3706964"),
+    (Refuse("pid", 2), "931aa370696402"),
+    (Seize("pid", 2), "931ba370696402"),
+    (Lost("abc-_1"), "921ca66162632d5f31"),
 ]
 KINDS = [message for message, _ in EXAMPLES]
 LAST = max(msgspec.msgpack.decode(encode_message(message))[0] for message in KINDS)
@@ -231,6 +262,7 @@ FREE: dict[tuple[type[Any], str], list[Any]] = {
     (Reply, "data"): WRONG,
     (ServerEvent, "args"): [[[]]],
     (Hello, "started"): [-1.5],
+    (Keep, "data"): WRONG,
 }
 """What fits in spite of that: msgpack of any kind is the application's."""
 

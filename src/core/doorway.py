@@ -1,0 +1,122 @@
+"""What a python-socketio server does with its clients and does not tell its manager: heard by standing in its way.
+
+1. What recovery adds to a client's `auth` is taken out before the application sees it, and the pid is put into the
+   answer to its CONNECT.
+2. `environ["roomcast.recovered"]` says, as the connect handler begins, whether this client's session was restored: one
+   connection has one environ, for its clients in all namespaces.
+3. A client that was restored gets what it missed once its connect handler has accepted it, also with `always_connect`.
+4. A disconnect handler that ends when its client has come back already does not end the session again.
+"""
+
+from contextvars import ContextVar
+from typing import Any
+
+from socketio import packet as sio_packet
+
+from roomcast.core.recovery import Recoveries, Wish
+from roomcast.core.rooms import Client, Rooms, State
+
+_leaving: ContextVar[Client | None] = ContextVar("roomcast_leaving", default=None)
+_NOTHING = Wish(offered=False, identity="")
+
+
+class Doorway:
+    """Stands in the way of one server.
+
+    Args:
+        server: the `socketio.AsyncServer`.
+        rooms: where its clients are.
+        recoveries: decides; another one in a process that was forked since.
+    """
+
+    def __init__(self, server: Any, rooms: Rooms, recoveries: Recoveries) -> None:
+        self.recoveries = recoveries
+        self._server = server
+        self._rooms = rooms
+        self._wishes: dict[tuple[str, str], Wish] = {}
+        for name in ("_handle_connect", "_handle_disconnect", "_send_packet", "_trigger_event", "save_session"):
+            setattr(server, name, getattr(self, name.lstrip("_"))(getattr(server, name)))
+
+    async def restored(self, eio_sid: str, namespace: str) -> str | None:
+        """The sid of a client that was taken back; None when it needs a fresh one."""
+        wish = self._wishes.get((eio_sid, namespace), _NOTHING)
+        sid = await self.recoveries.restore(eio_sid, namespace, wish) if await self.recoveries.reader.ready() else None
+        self._server.environ.get(eio_sid, {})["roomcast.recovered"] = sid is not None
+        return sid
+
+    def admit(self, client: Client, namespace: str) -> None:
+        """A client has a fresh sid."""
+        wish = self._wishes.get((client.eio_sid, namespace))
+        if wish is not None:
+            self.recoveries.admit(client, namespace, wish)
+
+    def overtaken(self, sid: str, namespace: str) -> bool:
+        """Whether the client whose end is being handled here has come back meanwhile (rule 4)."""
+        leaving = _leaving.get()
+        return leaving is not None and leaving.sid == sid and self._rooms.client(namespace, sid) is not leaving
+
+    # In the server's way
+
+    def handle_connect(self, handle: Any) -> Any:
+        """Rules 1 and 3."""
+
+        async def handle_connect(eio_sid: str, namespace: str | None, data: Any) -> None:
+            namespace = namespace or "/"
+            key = (eio_sid, namespace)
+            self._wishes[key], data = self.recoveries.look_at(self._server.environ.get(eio_sid, {}), data)
+            try:
+                await handle(eio_sid, namespace, data)
+            finally:
+                self._wishes.pop(key, None)
+            client = self._rooms.by_eio_sid(namespace, eio_sid)
+            if client is not None and client.state is State.CONNECTED:
+                self.recoveries.let_in(client)
+
+        return handle_connect
+
+    def handle_disconnect(self, handle: Any) -> Any:
+        """Rule 4."""
+
+        async def handle_disconnect(eio_sid: str, namespace: str | None, reason: Any = None) -> None:
+            before = _leaving.set(self._rooms.by_eio_sid(namespace or "/", eio_sid))
+            try:
+                await handle(eio_sid, namespace, reason)
+            finally:
+                _leaving.reset(before)
+
+        return handle_disconnect
+
+    def send_packet(self, send: Any) -> Any:
+        """Rule 1."""
+
+        async def send_packet(eio_sid: str, packet: Any) -> None:
+            if packet.packet_type == sio_packet.CONNECT and isinstance(packet.data, dict):
+                client = self._rooms.by_eio_sid(packet.namespace or "/", eio_sid)
+                if client is not None and client.session is not None:
+                    packet.data = {**packet.data, "pid": client.session.pid}
+            await send(eio_sid, packet)
+
+        return send_packet
+
+    def trigger_event(self, trigger: Any) -> Any:
+        """Leave out the connect handler of a restored client, where that is wanted."""
+
+        async def trigger_event(event: str, namespace: str, *args: Any) -> Any:
+            if event == "connect" and self.recoveries.settings.skip_connect_handler:
+                client = self._rooms.client(namespace, args[0])
+                if client is not None and client.session is not None and client.session.term:
+                    return None
+            return await trigger(event, namespace, *args)
+
+        return trigger_event
+
+    def save_session(self, save: Any) -> Any:
+        """What an application stores with a client is kept."""
+
+        async def save_session(sid: str, session: Any, namespace: str | None = None) -> None:
+            await save(sid, session, namespace=namespace)
+            client = self._rooms.client(namespace or "/", sid)
+            if client is not None:
+                self.recoveries.changed(client)
+
+        return save_session

@@ -1,0 +1,93 @@
+"""What waits for a client that has come back, until it knows that it has: what it missed, and then what is new.
+
+It stands in the place of the client's queue.
+
+1. Nothing leaves before `let_go`. Then all of it does, in order, before anything that comes later.
+2. What was missed may be more than may wait for one client: it is handed on as fast as the client reads.
+3. What is new while the client waits is bounded as in the queue itself; beyond that the client is cut.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from roomcast.core.client_queue import Bounds
+from roomcast.core.frames import Frame
+from roomcast.core.rooms import Client
+
+_LOOK = 1.0  # seconds between two looks whether a client that does not read is still there
+
+
+class HeldQueue:
+    """The queue of one client that waits.
+
+    Args:
+        queue: its own; may be shared with clients of other namespaces on the same connection.
+        missed: what it gets first.
+        bounds: see rules 2 and 3.
+        cut: called with the queue when the client is cut.
+    """
+
+    direct = False
+    is_due = False
+    items = ()
+
+    def __init__(self, queue: Any, missed: list[Frame], bounds: Bounds, cut: Callable[[Any], None]) -> None:
+        self._queue = queue
+        self._waiting = missed
+        self._bounds = bounds
+        self._cut = cut
+        self._new = self._new_size = 0
+
+    @property
+    def socket(self) -> Any:
+        """The connection."""
+        return self._queue.socket
+
+    def busy(self) -> bool:
+        """Always: others wait."""
+        return True
+
+    def offer(self, frame: Frame) -> bool:
+        """Take in what is new (rule 3)."""
+        self._new += 1
+        self._new_size += frame.size
+        if self._new > self._bounds.packets or self._new_size > self._bounds.size:
+            self._waiting.clear()
+            self._cut(self._queue)
+            return False
+        self._waiting.append(frame)
+        return True
+
+    def let_go(self, client: Client) -> Coroutine[Any, Any, None] | None:
+        """Hand on what waits (rule 1); a coroutine goes on with it when it is too much for once (rule 2)."""
+        if self._hand_on():
+            client.queue = self._queue
+            return None
+        return self._go_on(client)
+
+    async def _go_on(self, client: Client) -> None:
+        queue = self._queue.socket.queue
+        while not self._hand_on():
+            taken = asyncio.ensure_future(queue.join())
+            try:
+                while not taken.done() and not self.socket.closed:
+                    await asyncio.wait({taken}, timeout=_LOOK)
+            finally:
+                taken.cancel()
+            if self.socket.closed:
+                return
+        client.queue = self._queue
+
+    def _hand_on(self) -> bool:
+        """Hand on as much as fits half the bounds; whether that was all."""
+        count = size = 0
+        for frame in self._waiting:
+            size += frame.size
+            if count and (count >= self._bounds.packets // 2 or size > self._bounds.size // 2):
+                break
+            count += 1
+            if not self._queue.offer(frame):
+                break  # cut
+        del self._waiting[:count]
+        return not self._waiting

@@ -1,0 +1,54 @@
+"""Whether a connection is still there: engine.io's own ping, and a wait for anything that comes back.
+
+Several who ask about one connection at the same time share one answer.
+"""
+
+import asyncio
+from typing import Any
+
+from engineio import packet as eio_packet
+
+
+class Probe:
+    """Tests connections of one engine.io server.
+
+    Args:
+        eio: the server.
+        seconds: how long a client may take to answer.
+    """
+
+    def __init__(self, eio: Any, seconds: float) -> None:
+        self._eio = eio
+        self._seconds = seconds
+        self._tests: dict[str, asyncio.Task[bool]] = {}
+
+    async def answers(self, eio_sid: str) -> bool:
+        """Whether a client answers in time."""
+        test = self._tests.get(eio_sid)
+        if test is None:
+            test = self._tests[eio_sid] = asyncio.ensure_future(self._test(eio_sid))
+            test.add_done_callback(lambda _: self._tests.pop(eio_sid, None))
+        return await asyncio.shield(test)
+
+    async def _test(self, eio_sid: str) -> bool:
+        socket = self._eio.sockets.get(eio_sid)
+        if socket is None or socket.closed or socket.closing:
+            return False
+        heard = asyncio.Event()
+        receive = socket.receive
+
+        async def watched(packet: Any) -> None:
+            heard.set()
+            await receive(packet)
+
+        socket.receive = watched
+        try:
+            async with asyncio.timeout(self._seconds):
+                await socket.send(eio_packet.Packet(eio_packet.PING))  # pyright: ignore[reportUnknownMemberType]
+                await heard.wait()
+        except TimeoutError:
+            return False
+        else:
+            return not (socket.closed or socket.closing)
+        finally:
+            del socket.receive

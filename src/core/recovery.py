@@ -1,0 +1,488 @@
+"""Connection state recovery: the shell around `sessions`, `tail` and `served`.
+
+1. A new client is given a pid, and each event the place that it has in the log, as its last argument. A client that
+   comes back names both, on whatever node.
+2. The node asks for the session, in the log, and answers the client once the log has decided. When that gives it the
+   session, it takes the client in at that very place: what came before is what the client missed, what comes after is
+   new. The client gets the first, then the second, once its connect handler has accepted it.
+3. When not all that was missed can be given, the client gets a fresh session: never a part.
+4. A client that disconnects, is disconnected or refused has no session any more. One whose connection is lost does.
+5. What can change a session (a room, the session data) is told to all within `_SETTLE`, and everything again in each
+   half window.
+6. A session that is asked for while this node serves it is given up when its client does not answer a ping.
+7. A node that has not read something of the log forgets what it knew of the sessions of others.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Any, Literal, cast
+
+import msgspec
+
+from roomcast.core.clients import Clients
+from roomcast.core.descriptions import stored
+from roomcast.core.errors import ReplayUnavailable
+from roomcast.core.fanout import FanOut
+from roomcast.core.frames import Frame
+from roomcast.core.log_reader import PERIODS, LogReader
+from roomcast.core.membership import NodeInfo
+from roomcast.core.messages import DECODE_ERRORS, Emit, Keep, Lost, Message, Part, Refuse, Resume, Seize
+from roomcast.core.node import Node
+from roomcast.core.options import Recovery
+from roomcast.core.packets import Packets, Parts
+from roomcast.core.probe import Probe
+from roomcast.core.rooms import Client, Rooms
+from roomcast.core.served import Served
+from roomcast.core.sessions import Asked, Denied, Granted, News, Session, missed
+from roomcast.core.subjects import Room
+from roomcast.core.tail import Kept, read_place
+
+logger = logging.getLogger("roomcast")
+
+_PID = 18  # random bytes
+_SETTLE = 0.05
+"""Seconds within which several changes of a session are told at once (rule 5)."""
+
+_decoder = msgspec.msgpack.Decoder(dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a client said of itself as it connected.
+
+    Attributes:
+        offered: whether it may have a session that can be restored.
+        pid, place: of the session that it had, if any, and the last place it got.
+    """
+
+    offered: bool
+    identity: str
+    pid: str = ""
+    place: str | None = None
+
+
+class _Pending:
+    """A client that waits for its session."""
+
+    def __init__(self, eio_sid: str, namespace: str, place: str | None) -> None:
+        self.eio_sid = eio_sid
+        self.namespace = namespace
+        self.place = place
+        self.sid: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self.timer: asyncio.TimerHandle | None = None
+
+    def settle(self, sid: str | None) -> None:
+        """It is restored, as this sid, or is not."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if not self.sid.done():
+            self.sid.set_result(sid)
+
+
+class Recoveries:
+    """The recoveries of one node, and the sessions that it serves.
+
+    Args:
+        node: reads the log.
+        settings: of the recovery.
+        clients: of this node.
+        rooms: where they are.
+
+    Attributes:
+        reader: of the log.
+    """
+
+    def __init__(self, node: Node, settings: Recovery, clients: Clients, rooms: Rooms) -> None:
+        self.settings = settings
+        self._node = node
+        self._clients = clients
+        self._rooms = rooms
+        self.reader = LogReader(node, settings, self)
+        self._served: dict[str, Served] = {}
+        self._pending: dict[int, _Pending] = {}
+        self._numbers = count(1)
+        self._changed: dict[Served, None] = {}
+        self._settling: asyncio.TimerHandle | None = None
+        self._omitted: set[str] = set()
+        self._again = settings.window * (1 / 2 - 1 / PERIODS)
+        node.membership.on_left.append(self._on_left)
+        node.on_close.append(self._close)
+
+    def serve(self, server: Any, fanout: FanOut, packets: Packets) -> None:
+        """The clients are those of this server."""
+        self._eio = server.eio
+        self._fanout = fanout
+        self._packets = packets
+        self._probe = Probe(server.eio, self.settings.patience / 3)
+
+    # What the log decides
+
+    def act(self, news: Iterable[News]) -> None:
+        """What has become of sessions that are asked for."""
+        node = self._node.id
+        for one in news:
+            if isinstance(one, Granted):
+                self.compare(one.session)
+            match one:
+                case Granted() if one.node == node:
+                    self._granted(one)
+                case Denied() if one.node == node:
+                    self._denied(one.request, one.why)
+                case Asked():
+                    if one.session.owner == node:
+                        self._asked(one.session)
+                    if one.node == node:
+                        self._wait(one)
+                case _:
+                    pass
+        self._node.stats.sessions_forgotten = self.reader.table.forgotten
+
+    def doubt(self, *, anew: bool) -> None:
+        """Something of the log was not read: what this node serves it says again (rule 7)."""
+        for served in self._served.values():
+            served.cut(anew=anew)
+        self.reassert()
+
+    def reassert(self) -> None:
+        """This node was taken for lost, or may have been: what it serves it says again."""
+        for served in self._served.values():
+            self._change(served)
+
+    # Clients that come (rules 1 and 2)
+
+    def look_at(self, environ: dict[str, Any], auth: Any) -> tuple[Wish, Any]:
+        """What a client says of itself, and its `auth` without that."""
+        pid, place = "", None
+        if isinstance(auth, dict) and _is_pid(cast("dict[str, Any]", auth).get("pid")):
+            own = dict(cast("dict[str, Any]", auth))
+            pid, place = own.pop("pid"), own.pop("offset", None)
+            auth = own or None
+        identity, offered = "", False
+        try:
+            offered = bool(self.settings.offer(environ, auth))
+            if offered and self.settings.identity is not None:
+                identity = str(self.settings.identity(environ, auth))
+        except Exception as exc:  # noqa: BLE001 - the application's function: its client connects without recovery
+            self._node.fault("a function of the recovery's settings failed", exc)
+            offered = False
+        return Wish(offered, identity, pid if offered else "", place if isinstance(place, str) else None), auth
+
+    async def restore(self, eio_sid: str, namespace: str, wish: Wish) -> str | None:
+        """The sid of a client whose session is restored, and who is taken in; None when it needs a fresh one."""
+        if not wish.pid:
+            return None
+        session = self.reader.table.get(wish.pid)
+        if session is None or (session.keep.namespace, session.keep.identity) != (namespace, wish.identity):
+            self._count("unknown" if session is None else "not this client's")
+            return None
+        request = next(self._numbers)
+        pending = self._pending[request] = _Pending(eio_sid, namespace, wish.place)
+        try:
+            self._say(Resume(request, wish.pid))
+            async with asyncio.timeout(self.settings.patience + self._node.settings.request_timeout):
+                return await asyncio.shield(pending.sid)
+        except TimeoutError:
+            self._count("not decided in time")
+            return None
+        except asyncio.CancelledError:
+            if pending.sid.done() and (sid := pending.sid.result()) is not None:
+                self._clients.basic_disconnect(sid, namespace)
+            raise
+        finally:
+            del self._pending[request]
+            pending.settle(None)
+
+    def admit(self, client: Client, namespace: str, wish: Wish) -> None:
+        """A client has a fresh session."""
+        if wish.offered:
+            pid = secrets.token_urlsafe(_PID)
+            client.session = Served(pid, client, namespace, born=self.reader.tail.latest, identity=wish.identity)
+
+    def connected(self, client: Client) -> None:
+        """A client is accepted: from now on it can come back."""
+        if (served := client.session) is not None:
+            self._served[served.pid] = served
+            self._keep(served)
+
+    def let_in(self, client: Client) -> None:
+        """A client has been told that it is accepted, and its handler is done."""
+        if (more := self._fanout.let_go(client)) is not None:
+            self._node.spawn(more)
+
+    def deliver(self, clients: Iterable[Client], emit: Emit, parts: Parts) -> None:
+        """Hand an event to clients, with its place to those who may come back."""
+        placed: list[Client] = []
+        plain: list[Client] = []
+        place = self.reader.tail.latest
+        for client in clients:
+            served = client.session
+            if served is None:
+                plain.append(client)
+            else:
+                served.last = place
+                placed.append(client)
+        if plain:
+            self._fanout.send(plain, parts, volatile=emit.volatile)
+        if placed:
+            parts = self._packets.with_place(parts, emit.namespace, self.reader.tail.text)
+            self._fanout.send(placed, parts, volatile=emit.volatile)
+
+    def _count(self, why: str) -> None:
+        self._node.stats.sessions_unrecovered += 1
+        logger.info("roomcast: a client came back and gets a fresh session: the old one is %s", why)
+
+    def _granted(self, granted: Granted) -> None:
+        session, pending = granted.session, self._pending.get(granted.request)
+        pid, term, keep = session.keep.pid, session.term, session.keep
+        if (
+            pending is None
+            or pending.sid.done()
+            or not self._here(pending.eio_sid)
+            or self._rooms.by_eio_sid(pending.namespace, pending.eio_sid) is not None
+        ):
+            self._say(Part(pid, term))  # it has gone again
+            if pending is not None:
+                pending.settle(None)
+            return
+        try:
+            kept = self._missed(session, pending.place)
+        except ReplayUnavailable as exc:
+            self._say(Part(pid, term, over=True))
+            self._count(f"incomplete: {exc}")
+            pending.settle(None)
+            return
+        place = None if pending.place is None else read_place(pending.place)
+        last = kept[-1].number if kept else 0 if place is None else place[1]
+        self._take_back(keep, term, pending.eio_sid, last, [self._frame(one) for one in kept])
+        self._node.stats.sessions_recovered += 1
+        pending.settle(keep.sid)
+
+    def _take_back(self, keep: Keep, term: int, eio_sid: str, last: int, frames: list[Frame]) -> None:
+        clients, namespace, sid = self._clients, keep.namespace, keep.sid
+        if (before := self._rooms.client(namespace, sid)) is not None:
+            if before.session is not None:
+                before.session.parting = True
+                self._drop(before.session)
+            clients.basic_disconnect(sid, namespace)
+        client = clients.admit(namespace, sid, eio_sid)
+        for stay in keep.stays:
+            if stay.left is None:
+                with contextlib.suppress(ValueError):  # a sid's own room by now
+                    clients.basic_enter_room(sid, namespace, stay.room)
+        client.session = served = Served.resumed(keep, term, client, last)
+        self._served[keep.pid] = served
+        self._eio.sockets[eio_sid].session[namespace] = _stored(keep)
+        self._fanout.hold(client, frames)
+
+    def _missed(self, session: Session, text: str | None) -> list[Kept]:
+        """What a client that got this place last has missed.
+
+        Raises:
+            ReplayUnavailable: it cannot be said, or not all of it is held.
+        """
+        place = None if text is None else read_place(text)
+        if (text is not None and place is None) or session.keep.epoch != self.reader.tail.epoch:
+            raise ReplayUnavailable("The place is not one of this log.", reason="epoch_changed")
+        keep, start = session.keep, session.start(place)
+        subjects = self._node.subjects
+        heard = [subjects.namespace(keep.namespace)]
+        heard += [subjects.room(keep.namespace, room) for room in {stay.room for stay in keep.stays}]
+        return missed(self.reader.tail.since(start, heard), start, keep.sid, keep.namespace, keep.stays)
+
+    def _frame(self, kept: Kept) -> Frame:
+        """The packet with its place; all who missed it share it."""
+        if kept.frame is None:
+            emit = kept.emit
+            parts = self._packets.accept(emit.packet, emit.namespace)
+            kept.frame = Frame(self._packets.with_place(parts, emit.namespace, self.reader.tail.text_of(kept.number)))
+        return kept.frame  # type: ignore[no-any-return]
+
+    def _denied(self, request: int, why: str) -> None:
+        if (pending := self._pending.get(request)) is not None:
+            self._count(why)
+            pending.settle(None)
+
+    def _wait(self, asked: Asked) -> None:
+        """Another connection, here or elsewhere, has the session: its node shall let go, or it is taken."""
+        pending, session, node = self._pending.get(asked.request), asked.session, self._node
+        if pending is None:
+            return
+        gone = node.membership.has_met and session.owner not in node.peers and session.owner != node.id
+        seize = partial(self._say, Seize(session.keep.pid, session.term))
+        pending.timer = asyncio.get_running_loop().call_later(0 if gone else self.settings.patience, seize)
+
+    # Clients that are here
+
+    def entered(self, client: Client, room: Room) -> None:
+        """A client came into a room."""
+        if (served := client.session) is not None and not served.parting:
+            served.entered(room, self.reader.tail.latest)
+            self._change(served)
+
+    def exited(self, client: Client, room: Room) -> None:
+        """A client left a room."""
+        if (served := client.session) is not None and not served.parting:
+            served.exited(room, self.reader.tail.latest)
+            self._change(served)
+
+    def changed(self, client: Client) -> None:
+        """The application stored something with a client."""
+        if (served := client.session) is not None and not served.parting:
+            self._change(served)
+
+    def flush(self) -> None:
+        """Tell what has changed, now (rule 5)."""
+        changed, self._changed = self._changed, {}
+        for served in changed:
+            if self._served.get(served.pid) is served and not served.parting:
+                self._keep(served)
+
+    def _change(self, served: Served) -> None:
+        if served.kept is None:
+            return
+        self._changed[served] = None
+        if self._settling is None:
+            self._settling = asyncio.get_running_loop().call_later(_SETTLE, self._settle)
+
+    def _settle(self) -> None:
+        self._settling = None
+        self.flush()
+
+    def _keep(self, served: Served) -> None:
+        """Describe a session to all."""
+        socket = self._eio.sockets.get(served.client.eio_sid)
+        if socket is not None:
+            served.data, omitted = stored(socket.session.get(served.namespace, {}), self.settings.session_bytes)
+            if new := set(omitted) - self._omitted:
+                self._omitted |= new
+                logger.warning("roomcast: session data that cannot be kept for recovery: %s", ", ".join(sorted(new)))
+        served.kept = time.monotonic()
+        self._say(served.describe(self.reader.tail.epoch, max(0, self.reader.tail.latest)))
+
+    # Clients that go (rules 4 and 6)
+
+    def parting(self, client: Client) -> None:
+        """A client is going: what it leaves behind is what it has now."""
+        served = client.session
+        if served is None or served.parting:
+            return
+        if self._here(client.eio_sid):
+            self._part(served, over=True)
+            return
+        self._keep(served)
+        served.parting = True
+        served.timer = asyncio.get_running_loop().call_later(
+            self.settings.patience / 3, partial(self._part, served, over=False)
+        )
+
+    def went(self, client: Client) -> None:
+        """A client is gone, and its disconnect handler is done."""
+        if (served := client.session) is not None:
+            self._part(served, over=not served.parting and self._here(client.eio_sid))
+
+    def _part(self, served: Served, *, over: bool) -> None:
+        if self._drop(served):
+            self._say(Part(served.pid, served.term, over))
+
+    def _drop(self, served: Served) -> bool:
+        """Serve a session no longer; False when that was so."""
+        served.parting = True
+        if served.timer is not None:
+            served.timer.cancel()
+        if self._served.get(served.pid) is not served:
+            return False
+        del self._served[served.pid]
+        return True
+
+    def _here(self, eio_sid: str) -> bool:
+        socket = self._eio.sockets.get(eio_sid)
+        return socket is not None and not socket.closed and not socket.closing
+
+    def _asked(self, session: Session) -> None:
+        served = self._served.get(session.keep.pid)
+        if served is None:
+            self._say(Part(session.keep.pid, session.term))
+        elif not served.parting:
+            self._node.spawn(self._test(served))
+
+    async def _test(self, served: Served) -> None:
+        """Rule 6."""
+        client = served.client
+        alive = await self._probe.answers(client.eio_sid)
+        if self._served.get(served.pid) is not served or served.parting:
+            return
+        if alive:
+            self._say(Refuse(served.pid, served.term))
+            return
+        await self._fanout.end(client)
+        if not served.parting:  # its connect handler still runs
+            self._part(served, over=False)
+
+    def compare(self, session: Session | None) -> None:
+        """A session that this node serves may have had another owner since."""
+        served = None if session is None else self._served.get(session.keep.pid)
+        if served is not None and session is not None and served.term < session.term:
+            self._node.stats.sessions_taken += not served.parting
+            self._drop(served)
+            self._node.spawn(self._fanout.end(served.client))
+
+    def knows(self, sid: str) -> bool:
+        """Whether a sid is, or was lately, that of a client that can be restored."""
+        return self.reader.table.by_sid(sid) is not None
+
+    def end(self, sid: str) -> None:
+        """A client that is away shall not come back."""
+        session = self.reader.table.by_sid(sid)
+        if session is not None and session.parted is not None:
+            self._say(Part(session.keep.pid, session.term, over=True))
+
+    def data(self, sid: str, namespace: str) -> dict[str, Any] | None:
+        """What the application stored with a client that is away; None when it is not."""
+        session = self.reader.table.by_sid(sid)
+        if session is None or session.keep.namespace != namespace or session.parted is None:
+            return None
+        return _stored(session.keep) if time.time() - session.parted <= self.settings.window else None
+
+    # The node
+
+    def _say(self, message: Message) -> None:
+        if not self._node.send(self._node.subjects.sessions, message):
+            logger.warning("roomcast: a session cannot be kept: it has too many rooms, or nothing can be sent")
+
+    def tick(self) -> None:
+        """A period of the reader's clock is over (rule 5)."""
+        now = time.monotonic()
+        for served in tuple(self._served.values()):
+            if not served.parting and served.kept is not None and now - served.kept > self._again:
+                self._keep(served)
+
+    def _on_left(self, info: NodeInfo, why: Literal["bye", "lost"]) -> None:
+        if why == "lost" and self.reader.table.serves(info.id):
+            self._say(Lost(info.id))
+
+    def _close(self) -> None:
+        if self._settling is not None:
+            self._settling.cancel()
+        for served in self._served.values():
+            if served.timer is not None:
+                served.timer.cancel()
+        for pending in self._pending.values():
+            pending.settle(None)
+
+
+def _stored(keep: Keep) -> dict[str, Any]:
+    try:
+        return _decoder.decode(keep.data)
+    except DECODE_ERRORS:  # of a stranger's making
+        return {}
+
+
+def _is_pid(pid: object) -> bool:
+    return isinstance(pid, str) and len(pid) == _PID * 4 // 3 and pid.isascii()

@@ -1,0 +1,104 @@
+"""A session as its owner knows it: what it says of it when it describes it to all.
+
+1. A room's stay begins after the last message that was read when the client entered, and ends with the last one that
+   was read when it left. That is what the client itself was given.
+2. Stays that have ended are kept, the last `_STAYS` of them, for a client that did not get what was sent before.
+3. After something of the log was not read, nothing can be replayed to who got nothing since.
+
+Pure: places are numbers of the log.
+"""
+
+from typing import Any
+
+import msgspec
+
+from roomcast.core.messages import Keep, Stay
+from roomcast.core.rooms import Client
+from roomcast.core.subjects import Room
+from roomcast.core.tail import UNKNOWN
+
+_STAYS = 64
+
+
+class Served:
+    """One session that this node serves.
+
+    Args:
+        pid: its name.
+        client: whose it is.
+        namespace: where.
+        born: where the client was admitted.
+
+    Attributes:
+        term: counts its owners.
+        last: the place of the last packet that the client was given.
+        kept: when it was described last, on the node's clock; None before the first time.
+        parting: nothing that happens to the client changes it any more.
+        timer: the shell's.
+    """
+
+    __slots__ = (
+        "_left",
+        "_stays",
+        "born",
+        "client",
+        "data",
+        "identity",
+        "kept",
+        "last",
+        "namespace",
+        "parting",
+        "pid",
+        "term",
+        "timer",
+    )
+
+    def __init__(self, pid: str, client: Client, namespace: str, *, born: int, identity: str) -> None:
+        self.pid = pid
+        self.client = client
+        self.namespace = namespace
+        self.born = born
+        self.identity = identity
+        self.term = 0
+        self.last = 0
+        self.data = msgspec.Raw(b"\x80")
+        self.kept: float | None = None
+        self.parting = False
+        self.timer: Any = None
+        self._stays: dict[Room, int] = {}
+        self._left: list[Stay] = []
+
+    @classmethod
+    def resumed(cls, keep: Keep, term: int, client: Client, last: int) -> "Served":
+        """From what another owner, or this one before, has said of it."""
+        served = cls(keep.pid, client, keep.namespace, born=keep.born, identity=keep.identity)
+        served.term, served.last, served.data = term, last, keep.data
+        served._stays = {stay.room: stay.joined for stay in keep.stays if stay.left is None}
+        served._left = [stay for stay in keep.stays if stay.left is not None]
+        return served
+
+    def entered(self, room: Room, place: int) -> None:
+        """The client came into a room (rule 1)."""
+        self._stays[room] = place
+
+    def exited(self, room: Room, place: int) -> None:
+        """The client left a room (rules 1 and 2)."""
+        joined = self._stays.pop(room, None)
+        if joined is not None and joined < place:
+            self._left.append(Stay(room, joined, place))
+            del self._left[:-_STAYS]
+
+    def cut(self, *, anew: bool) -> None:
+        """Something of the log was not read (rule 3); `anew` when it is another log."""
+        self.born = self.last = UNKNOWN
+        if anew:
+            self._left.clear()
+            self._stays = dict.fromkeys(self._stays, 0)
+
+    def describe(self, epoch: str, upto: int) -> Keep:
+        """The session as it is now."""
+        stays = (*(Stay(room, joined) for room, joined in self._stays.items()), *self._left)
+        return Keep(
+            *(self.pid, self.term, self.client.sid, self.namespace, stays, self.data),
+            *(epoch, self.born, self.last, upto, self.identity),
+        )

@@ -1,0 +1,307 @@
+"""The sessions of all clients of a cluster: a table that every node builds from the log alone, equal on all of them.
+
+A session is served by one node, its owner, or free. Its term counts its owners.
+
+1. Only the owner's word counts about a session that it serves, in its term; a later term wins over an earlier one.
+2. A session is free once its owner has parted with it, or is lost. It can be resumed within the window since then, and
+   the first to ask in the log becomes its owner, in the next term.
+3. Who asks for a session that is served waits: its owner is told to test the connection. It then parts with it, and
+   the first who waits becomes the owner; or refuses, and nobody waits any more.
+4. An owner that does not answer may have its session seized by someone who waits. What the owner says later is of an
+   earlier term.
+5. An owner that was taken for lost and is not takes back what nobody has resumed, by saying again what it serves.
+6. A session that is over is forgotten, and so is a free one after two windows, and a served one of which nothing was
+   said for three. At most `limit` are free: one more, and the one that has been free for longest is forgotten, counted.
+
+Pure: every moment is `sent`, the clock of the node that speaks, in seconds, as the log keeps it: the same for all.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from roomcast.core.messages import Emit, Keep, Part, Refuse, Resume, Seize, Stay
+from roomcast.core.subjects import Room
+from roomcast.core.tail import UNKNOWN, Kept
+
+_WAITING = 8  # who may wait for one session
+_MARKS = 8  # kept of one session
+_SERVED = 10  # sessions in all for one that may be free
+
+
+class Session:
+    """One client's session, as its owner described it last.
+
+    Attributes:
+        keep: that description.
+        owner: the node that serves it, or served it last.
+        term: counts its owners.
+        parted: since when it is free; None while it is served.
+        waiting: who asked for it while it is served: nodes and the numbers of their requests.
+    """
+
+    __slots__ = ("keep", "marks", "owner", "parted", "said", "term", "waiting")
+
+    def __init__(self, owner: str, keep: Keep, said: float) -> None:
+        self.owner = owner
+        self.term = keep.term
+        self.parted: float | None = None
+        self.said = said
+        self.waiting: list[tuple[str, int]] = []
+        self.keep = keep
+        self.marks: dict[int, int] = {}
+        """For a client that got this place last: up to where nothing came after it that was for the client."""
+        self._mark(keep)
+
+    def renew(self, owner: str, keep: Keep, said: float) -> None:
+        """The owner has described it again."""
+        if keep.epoch != self.keep.epoch:
+            self.marks.clear()
+        self.owner, self.term, self.parted = owner, keep.term, None
+        self.keep, self.said = keep, said
+        self._mark(keep)
+
+    def start(self, place: tuple[str, int] | None) -> int:
+        """From where on a client has missed what was for it; `UNKNOWN` when that cannot be said.
+
+        Args:
+            place: the last one that it got; None when it has got none.
+        """
+        if place is None:
+            return self.marks.get(0, self.keep.born)
+        epoch, number = place
+        if epoch != self.keep.epoch:
+            return UNKNOWN
+        return max(number, self.marks.get(number, number), self.keep.born)
+
+    def _mark(self, keep: Keep) -> None:
+        marks = self.marks
+        marks.setdefault(0, keep.born)
+        marks.pop(keep.last, None)
+        marks[keep.last] = keep.upto
+        if len(marks) > _MARKS:  # the newest is needed, and the oldest ones reach beyond what nodes hold
+            del marks[list(marks)[-2]]
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A node is the owner of a session that it asked for."""
+
+    session: Session
+    node: str
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """A node does not get the session that it asked for."""
+
+    node: str
+    request: int
+    why: Literal["unknown", "expired", "refused", "over", "taken"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A node waits for a session that its owner serves (rule 3)."""
+
+    session: Session
+    node: str
+    request: int
+
+
+News = Granted | Denied | Asked
+
+
+class Sessions:
+    """The table.
+
+    Args:
+        window: seconds within which a free session can be resumed (rule 2).
+        limit: how many may be free (rule 6).
+
+    Attributes:
+        forgotten: how many were forgotten because too many were free.
+    """
+
+    def __init__(self, *, window: float, limit: int) -> None:
+        self.forgotten = 0
+        self._window = window
+        self._limit = limit
+        self._all: dict[str, Session] = {}
+        self._by_sid: dict[str, Session] = {}
+        self._served: dict[str, dict[str, Session]] = {}
+        self._free: dict[str, Session] = {}  # the one that has been free for longest comes first
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def get(self, pid: str) -> Session | None:
+        """The session of a pid."""
+        return self._all.get(pid)
+
+    def by_sid(self, sid: str) -> Session | None:
+        """The session of a sid."""
+        return self._by_sid.get(sid)
+
+    def serves(self, node: str) -> bool:
+        """Whether a node serves any session."""
+        return bool(self._served.get(node))
+
+    @property
+    def free(self) -> int:
+        """How many sessions are free."""
+        return len(self._free)
+
+    # What the log says, in its order
+
+    def keep(self, origin: str, keep: Keep, sent: float) -> Sequence[News]:
+        """A node describes a session that it serves (rules 1 and 5)."""
+        session = self._all.get(keep.pid)
+        if session is None:
+            if len(self._all) >= _SERVED * self._limit:
+                return ()
+            session = self._all[keep.pid] = self._by_sid[keep.sid] = Session(origin, keep, sent)
+            self._served.setdefault(origin, {})[keep.pid] = session
+            return ()
+        if keep.term < session.term or (keep.term == session.term and origin != session.owner):
+            return ()
+        self._free.pop(keep.pid, None)
+        self._unserve(session)
+        session.renew(origin, keep, sent)
+        self._served.setdefault(origin, {})[keep.pid] = session
+        return ()
+
+    def part(self, origin: str, part: Part, sent: float) -> Sequence[News]:
+        """An owner parts with a session (rule 2), or, when nobody serves it, anyone says that it is over."""
+        session = self._all.get(part.pid)
+        if session is None or part.term != session.term:
+            return ()
+        if session.parted is not None:
+            if part.over:
+                self._forget(session)
+            return ()
+        if origin != session.owner:
+            return ()
+        if not part.over:
+            return self._set_free(session, sent)
+        self._forget(session)
+        return self._deny(session, "over")
+
+    def resume(self, origin: str, resume: Resume, sent: float) -> Sequence[News]:
+        """A node asks for a session (rules 2 and 3)."""
+        session = self._all.get(resume.pid)
+        if session is None:
+            return (Denied(origin, resume.request, "unknown"),)
+        if session.parted is not None:
+            if sent - session.parted > self._window:
+                self._forget(session)
+                return (Denied(origin, resume.request, "expired"),)
+            return self._grant(session, origin, resume.request, sent)
+        if len(session.waiting) >= _WAITING:
+            return (Denied(origin, resume.request, "refused"),)
+        session.waiting.append((origin, resume.request))
+        return (Asked(session, origin, resume.request),)
+
+    def refuse(self, origin: str, refuse: Refuse) -> Sequence[News]:
+        """An owner's client is still there (rule 3)."""
+        session = self._all.get(refuse.pid)
+        if session is None or session.parted is not None or (origin, refuse.term) != (session.owner, session.term):
+            return ()
+        return self._deny(session, "refused")
+
+    def seize(self, origin: str, seize: Seize, sent: float) -> Sequence[News]:
+        """An owner has not answered someone who waits (rule 4)."""
+        session = self._all.get(seize.pid)
+        if (
+            session is None
+            or session.parted is not None
+            or seize.term != session.term
+            or all(node != origin for node, _ in session.waiting)
+        ):
+            return ()
+        return self._set_free(session, sent)
+
+    def lost(self, node: str, sent: float) -> Sequence[News]:
+        """A node is gone: what it served is free (rule 2), and it waits for nothing."""
+        news: list[News] = []
+        for sessions in self._served.values():
+            for session in sessions.values():
+                if session.waiting:
+                    session.waiting = [one for one in session.waiting if one[0] != node]
+        for session in tuple(self._served.get(node, {}).values()):
+            news += self._set_free(session, sent)
+        return news
+
+    # Forgetting
+
+    def tick(self, now: float) -> None:
+        """Forget what is too old (rule 6)."""
+        for session in tuple(self._free.values()):
+            if session.parted is None or now - session.parted <= 2 * self._window:
+                break
+            self._forget(session)
+        for served in tuple(self._served.values()):
+            for session in tuple(served.values()):
+                if now - session.said > 3 * self._window:
+                    self._forget(session)
+
+    def clear(self) -> None:
+        """Something that the log said was not read: nothing is certain any more."""
+        self._all.clear()
+        self._by_sid.clear()
+        self._served.clear()
+        self._free.clear()
+
+    def _set_free(self, session: Session, sent: float) -> Sequence[News]:
+        self._unserve(session)
+        session.parted = sent
+        if session.waiting:
+            node, request = session.waiting.pop(0)
+            return self._grant(session, node, request, sent)
+        self._free[session.keep.pid] = session
+        if len(self._free) > self._limit:
+            self._forget(next(iter(self._free.values())))
+            self.forgotten += 1
+        return ()
+
+    def _grant(self, session: Session, node: str, request: int, sent: float) -> Sequence[News]:
+        self._free.pop(session.keep.pid, None)
+        session.owner, session.parted, session.said = node, None, sent
+        session.term += 1
+        self._served.setdefault(node, {})[session.keep.pid] = session
+        return (Granted(session, node, request), *self._deny(session, "taken"))
+
+    @staticmethod
+    def _deny(session: Session, why: Literal["refused", "over", "taken"]) -> list[News]:
+        waiting, session.waiting = session.waiting, []
+        return [Denied(node, request, why) for node, request in waiting]
+
+    def _unserve(self, session: Session) -> None:
+        served = self._served.get(session.owner)
+        if served is not None and served.pop(session.keep.pid, None) is not None and not served:
+            del self._served[session.owner]
+
+    def _forget(self, session: Session) -> None:
+        pid, sid = session.keep.pid, session.keep.sid
+        self._unserve(session)
+        self._free.pop(pid, None)
+        self._all.pop(pid, None)
+        if self._by_sid.get(sid) is session:
+            del self._by_sid[sid]
+
+
+def missed(kept: Iterable[Kept], start: int, sid: str, namespace: str, stays: Sequence[Stay]) -> list[Kept]:
+    """Those of the packets after `start` that were for a client which was in these rooms at these times."""
+    always = {sid, *(stay.room for stay in stays if stay.joined <= start and stay.left is None)}
+    passing = [stay for stay in stays if stay.joined > start or stay.left is not None]
+
+    def was_for(emit: Emit, number: int) -> bool:
+        rooms: set[Room] = {*always, *(stay.room for stay in passing if _was_in(stay, number))}
+        return (not emit.rooms or not rooms.isdisjoint(emit.rooms)) and rooms.isdisjoint(emit.excluded)
+
+    return [one for one in kept if one.emit.namespace == namespace and was_for(one.emit, one.number)]
+
+
+def _was_in(stay: Stay, number: int) -> bool:
+    return stay.joined < number and (stay.left is None or number <= stay.left)

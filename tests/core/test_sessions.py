@@ -1,0 +1,157 @@
+"""The table of all sessions: one history, worked out by a machine; and rule by rule what that seldom comes to."""
+
+import msgspec
+import pytest
+
+from roomcast.core.messages import Keep, Part, Refuse, Resume, Seize, Stay
+from roomcast.core.sessions import Asked, Denied, Granted, Sessions
+from roomcast.core.tail import UNKNOWN
+from tests.core.effort import run
+from tests.core.session_machine import Cluster
+
+
+def keep(pid: str = "p", term: int = 0, *, epoch: str = "e", born: int = 10, last: int = 0, upto: int = 10) -> Keep:
+    return Keep(pid, term, f"sid of {pid}", "/", (Stay("red", 11),), msgspec.Raw(b"\x80"), epoch, born, last, upto)
+
+
+def table(*pids: str, limit: int = 100) -> Sessions:
+    """Sessions that node "a" serves."""
+    sessions = Sessions(window=100.0, limit=limit)
+    for pid in pids:
+        sessions.keep("a", keep(pid), 0.0)
+    return sessions
+
+
+def test_every_node_agrees_and_every_client_gets_what_it_missed() -> None:
+    run(Cluster, 50, steps=50)
+
+
+def test_rule_1_only_the_owner_speaks_and_only_in_its_term() -> None:
+    sessions = table("p")
+    sessions.part("b", Part("p", 0), 1.0)
+    sessions.part("a", Part("p", 1), 1.0)
+    sessions.refuse("b", Refuse("p", 0))
+    assert sessions.free == 0
+    sessions.keep("b", keep(term=0), 1.0)
+    session = sessions.get("p")
+    assert session is not None
+    assert session.owner == "a"
+    sessions.keep("b", keep(term=1), 1.0)
+    assert session.owner == "b", "a later term: what lies between was not read here"
+    sessions.part("a", Part("p", 0), 2.0)
+    assert session.parted is None
+    assert sessions.serves("b")
+    assert not sessions.serves("a")
+
+
+def test_rule_2_a_free_session_goes_to_the_first_who_asks_within_the_window() -> None:
+    sessions = table("p", "q")
+    sessions.part("a", Part("p", 0), 5.0)
+    session = sessions.get("p")
+    assert session is not None
+    assert sessions.resume("b", Resume(1, "p"), 105.0) == (Granted(session, "b", 1),)
+    assert session.term == 1
+    assert sessions.resume("c", Resume(2, "p"), 105.0) == (Asked(session, "c", 2),)
+    sessions.part("a", Part("q", 0), 5.0)
+    assert sessions.resume("b", Resume(3, "q"), 105.1) == (Denied("b", 3, "expired"),)
+    assert sessions.resume("b", Resume(4, "q"), 105.1) == (Denied("b", 4, "unknown"),)
+
+
+def test_rule_3_who_waits_gets_the_session_when_its_owner_parts_or_is_lost_and_nobody_when_it_refuses() -> None:
+    for lost in (False, True):
+        sessions = table("p")
+        session = sessions.get("p")
+        assert session is not None
+        sessions.resume("b", Resume(1, "p"), 1.0)
+        sessions.resume("c", Resume(2, "p"), 2.0)
+        news = sessions.lost("a", 3.0) if lost else sessions.part("a", Part("p", 0), 3.0)
+        assert list(news) == [Granted(session, "b", 1), Denied("c", 2, "taken")]
+    sessions = table("p")
+    sessions.resume("b", Resume(1, "p"), 1.0)
+    assert list(sessions.refuse("a", Refuse("p", 0))) == [Denied("b", 1, "refused")]
+    assert list(sessions.part("a", Part("p", 0, over=True), 2.0)) == []
+    assert sessions.resume("b", Resume(2, "p"), 2.0) == (Denied("b", 2, "unknown"),)
+
+
+def test_rule_3_not_any_number_may_wait() -> None:
+    sessions = table("p")
+    denied = [sessions.resume("b", Resume(number, "p"), 1.0)[0] for number in range(1, 20)]
+    assert [isinstance(one, Denied) for one in denied] == [False] * 8 + [True] * 11
+
+
+def test_rule_4_only_who_waits_can_seize() -> None:
+    sessions = table("p")
+    session = sessions.get("p")
+    assert session is not None
+    assert list(sessions.seize("b", Seize("p", 0), 1.0)) == []
+    sessions.resume("b", Resume(1, "p"), 1.0)
+    assert list(sessions.seize("b", Seize("p", 7), 2.0)) == []
+    assert list(sessions.seize("b", Seize("p", 0), 2.0)) == [Granted(session, "b", 1)]
+    sessions.keep("a", keep(term=0, last=99), 3.0)
+    assert session.keep.last == 0
+
+
+def test_rule_5_an_owner_that_was_not_lost_takes_back_what_nobody_has() -> None:
+    sessions = table("p", "q")
+    sessions.lost("a", 1.0)
+    assert sessions.free == 2
+    sessions.resume("b", Resume(1, "q"), 2.0)
+    for pid in ("p", "q"):
+        sessions.keep("a", keep(pid), 3.0)
+    assert [session.owner for pid in ("p", "q") if (session := sessions.get(pid))] == ["a", "b"]
+    assert sessions.free == 0
+
+
+def test_rule_6_what_is_over_or_old_is_forgotten() -> None:
+    sessions = table("p", "q", "r")
+    sessions.part("a", Part("p", 0), 10.0)
+    sessions.part("a", Part("q", 0), 10.0)
+    sessions.part("x", Part("q", 0, over=True), 11.0)
+    assert len(sessions) == 2, "anyone may end what nobody serves"
+    sessions.tick(210.0)
+    assert len(sessions) == 2
+    sessions.tick(210.1)
+    assert sessions.get("p") is None
+    assert sessions.by_sid("sid of p") is None
+    sessions.tick(300.1)
+    assert len(sessions) == 0
+    assert not sessions.serves("a")
+
+
+def test_rule_6_the_longest_free_gives_way() -> None:
+    sessions = table(*"pqr", limit=2)
+    for pid in "qpr":
+        sessions.part("a", Part(pid, 0), 1.0)
+    assert [pid for pid in "pqr" if sessions.get(pid)] == ["p", "r"]
+    assert sessions.forgotten == 1
+    for number in range(50):
+        sessions.keep("a", keep(f"more {number}"), 2.0)
+    assert len(sessions) == 20
+
+
+@pytest.mark.parametrize(
+    ("place", "start"), [(None, 10), (("e", 40), 60), (("e", 41), 41), (("e", 5), 10), (("other", 40), UNKNOWN)]
+)
+def test_a_client_has_missed_what_came_after_the_last_place_where_nothing_else_was_for_it(
+    place: tuple[str, int] | None, start: int
+) -> None:
+    """Also when the node holds nothing as old as the last packet that the client got."""
+    sessions = table("p")
+    for last, upto in ((40, 45), (40, 60), (70, 80)):
+        sessions.keep("a", keep(last=last, upto=upto), 1.0)
+    session = sessions.get("p")
+    assert session is not None
+    assert session.start(place) == start
+
+
+def test_what_is_remembered_of_a_session_is_bounded_and_the_oldest_and_newest_stay() -> None:
+    sessions = table("p")
+    for last in range(20, 60):
+        sessions.keep("a", keep(last=last, upto=last + 100), 1.0)
+    session = sessions.get("p")
+    assert session is not None
+    assert len(session.marks) == 8
+    assert session.start(("e", 20)) == 120
+    assert session.start(("e", 59)) == 159
+    sessions.keep("a", keep(epoch="f", born=UNKNOWN, last=UNKNOWN, upto=3), 2.0)
+    assert session.start(None) == session.start(("e", 59)) == UNKNOWN

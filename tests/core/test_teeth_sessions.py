@@ -1,0 +1,95 @@
+"""The machine of the sessions catches each of these mistakes."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from roomcast.core import sessions
+from roomcast.core.messages import Keep, Part, Stay
+from roomcast.core.served import Served
+from roomcast.core.sessions import News, Sessions
+from roomcast.core.subjects import Room
+from roomcast.core.tail import Kept, Tail
+from tests.core import session_machine
+from tests.core.effort import hunt
+from tests.core.session_machine import Cluster
+
+
+class ForgetsTheTerm(Sessions):
+    """What an owner says late undoes what was decided since."""
+
+    def keep(self, origin: str, keep: Keep, sent: float) -> Sequence[News]:
+        session = self.get(keep.pid)
+        return super().keep(
+            origin, keep if session is None else msgspec.structs.replace(keep, term=session.term + 1), sent
+        )
+
+
+class LetsAnyonePart(Sessions):
+    """An owner of before parts with what is another's."""
+
+    def part(self, origin: str, part: Part, sent: float) -> Sequence[News]:  # noqa: ARG002
+        session = self.get(part.pid)
+        if session is None:
+            return ()
+        return super().part(session.owner, msgspec.structs.replace(part, term=session.term), sent)
+
+
+class RepeatsTheLast(Tail):
+    """The place that a client names is among what it has missed."""
+
+    def since(self, number: int, subjects: Iterable[Any]) -> list[Kept]:
+        return super().since(max(0, number - 1), subjects)
+
+
+class ForgetsWhoLeft(Served):
+    """What was sent to a room before its client left is not owed."""
+
+    def exited(self, room: Room, place: int) -> None:
+        super().exited(room, place)
+        self._left.clear()
+
+
+class MarksTooFar(Served):
+    """What comes after the description is taken for delivered."""
+
+    def describe(self, epoch: str, upto: int) -> Keep:
+        return super().describe(epoch, upto + 1)
+
+
+def in_its_rooms_from_the_beginning(
+    kept: Iterable[Kept], start: int, sid: str, namespace: str, stays: Sequence[Stay]
+) -> list[Kept]:
+    """What was sent to a room before the client came into it is owed, too."""
+    return sessions.missed(kept, start, sid, namespace, [msgspec.structs.replace(stay, joined=0) for stay in stays])
+
+
+def whom_it_was_not_for(
+    kept: Iterable[Kept], start: int, sid: str, namespace: str, stays: Sequence[Stay]
+) -> list[Kept]:
+    """Those who are left out are not."""
+    plain = list(kept)
+    for one in plain:
+        one.emit = msgspec.structs.replace(one.emit, excluded=())
+    return sessions.missed(plain, start, sid, namespace, stays)
+
+
+TWINS: list[tuple[str, Any]] = [
+    ("Sessions", ForgetsTheTerm),
+    ("Sessions", LetsAnyonePart),
+    ("Tail", RepeatsTheLast),
+    ("Served", ForgetsWhoLeft),
+    ("Served", MarksTooFar),
+    ("missed", in_its_rooms_from_the_beginning),
+    ("missed", whom_it_was_not_for),
+]
+
+
+@pytest.mark.teeth
+@pytest.mark.parametrize(("name", "twin"), TWINS, ids=lambda one: getattr(one, "__name__", one))
+def test_the_machine_catches(name: str, twin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_machine, name, twin)
+    with pytest.raises(AssertionError):
+        hunt(Cluster)
