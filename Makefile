@@ -11,7 +11,7 @@ SEEDS ?= 2000
 FIRST ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help env brokers browser demo test test-teeth test-fast test-oldest test-all lint format types contracts docs wheel fuzz simulate bench bench-quick bench-page bench-peers clean
+.PHONY: help env brokers browser demo test test-teeth test-fast test-oldest test-all lint format types contracts docs wheel fuzz simulate bench bench-quick bench-faults bench-page bench-peers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,7 +82,10 @@ bench-quick: env ## the short form: fails unless roomcast is far ahead of python
 	$(VENV)/bin/python -m bench run --quick
 	$(VENV)/bin/python -m bench check
 
-bench-page: env ## write docs/explanation/performance.md from the results of `make bench`
+bench-faults: env brokers bench-peers ## break brokers, links and nodes under a stream of events, and count, 10 minutes
+	$(VENV)/bin/python -m bench run faults --rounds 1 $(BENCH)
+
+bench-page: env ## write the pages of performance and of faults from the results of `make bench` and `make bench-faults`
 	uv=$$(.ci/uv.sh $(PYTHON)) && "$$uv" sync --locked --group bench
 	$(VENV)/bin/python -m bench page
 

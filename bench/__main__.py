@@ -4,7 +4,8 @@ python -m bench list                      the parts, and what they measure
 python -m bench run [PART ...]            measure, and write build/bench/PART.json as each part ends
 python -m bench run --resume              go on with a run that was interrupted: leave out what is there already
 python -m bench goals                     each goal, what was measured, met or missed
-python -m bench page                      write docs/explanation/performance.md and its plots
+python -m bench page                      write docs/explanation/performance.md and its plots, and the tables of
+                                          docs/explanation/failure-model.md, each if there are results for it
 python -m bench run --quick               the short form, into build/bench/quick
 python -m bench check                     fail unless the short form shows the ratios that CI insists on
 """
@@ -19,14 +20,16 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from bench.faults.page import fill
 from bench.goals import GOALS, GUARDS, Goal, judge, short
 from bench.page import page
-from bench.plan import PARTS, QUICK_PARTS, Plan, add_options, part, planned, run, table
+from bench.plan import APART, PARTS, QUICK_PARTS, Plan, add_options, part, planned, run, table
 from bench.plots import draw
 from bench.report import RESULTS, load_all
 
 QUICK_RESULTS = RESULTS / "quick"
 PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "performance.md"
+FAULTS_PAGE = PAGE.with_name("failure-model.md")
 
 
 def main() -> int:
@@ -51,7 +54,7 @@ def main() -> int:
     if options.verb != "run":
         return doing[options.verb]()
     plan = planned(options)
-    names = options.parts or (QUICK_PARTS if plan.quick else present())
+    names = options.parts or (QUICK_PARTS if plan.quick else [name for name in present() if name not in APART])
     run_parts(names, plan, resume=options.resume)
     return 0
 
@@ -113,8 +116,14 @@ def check() -> int:
 
 
 def write_page() -> int:
-    """Write the page, its plots, and the results that it was made of beside it."""
+    """Write the pages that there are results for, and the results beside them."""
     results = load_all(RESULTS)
+    if (faults := results.pop("faults", None)) is not None:
+        faults.save(FAULTS_PAGE.with_suffix(""))
+        FAULTS_PAGE.write_text(fill(FAULTS_PAGE.read_text(), faults))
+        print(FAULTS_PAGE)
+    if not results:
+        return 0
     directory = PAGE.with_suffix("")
     for path in draw(results, directory):
         print(path)

@@ -24,6 +24,9 @@ URLS = {
 }
 """The variable that names each broker, and where it is by default."""
 
+LOGS = ("streams", "jetstream")
+"""What a broker's scheme ends in where roomcast uses its log."""
+
 NODE = Path(__file__).parent / "node"
 """Where the programs and packages for Node.js are."""
 
@@ -36,7 +39,8 @@ class Contestant:
         name: what the command line, the results and the report call it.
         library: whose code it is.
         broker: scheme of the broker; "memory" for a server alone, without one.
-        variant: which of the library's adapters, or which setting of ours: "confirm" waits for the broker's confirm.
+        variant: which of the library's adapters, or what is set in ours: "confirm" waits for the broker's confirm,
+            "streams" and "jetstream" are the broker's log.
         about: what the report says of it.
     """
 
@@ -52,7 +56,13 @@ class Contestant:
         if self.broker == "memory":
             return "memory://"
         variable, usual = URLS[self.broker]
-        return os.environ.get(variable) or usual
+        url = os.environ.get(variable) or usual
+        return f"{self.broker}+{self.variant}{url.removeprefix(self.broker)}" if self.logs else url
+
+    @property
+    def logs(self) -> bool:
+        """Whether it is roomcast on a broker's log."""
+        return self.library == "roomcast" and self.variant in LOGS
 
     @property
     def runtime(self) -> Literal["python", "node"]:
@@ -67,6 +77,9 @@ CONTESTANTS = {
         Contestant("roomcast-redis-confirm", "roomcast", "redis", "confirm", "the same, each emit confirmed"),
         Contestant("roomcast-nats", "roomcast", "nats", "", "roomcast on NATS"),
         Contestant("roomcast-amqp", "roomcast", "amqp", "", "roomcast on RabbitMQ, publisher confirms on"),
+        Contestant("roomcast-redis-streams", "roomcast", "redis", "streams", "roomcast on a log in Redis"),
+        Contestant("roomcast-nats-jetstream", "roomcast", "nats", "jetstream", "roomcast on JetStream"),
+        Contestant("roomcast-amqp-streams", "roomcast", "amqp", "streams", "roomcast on a stream of RabbitMQ"),
         Contestant("roomcast-memory", "roomcast", "memory", "", "roomcast in one process, no broker"),
         Contestant("python-socketio-redis", "python-socketio", "redis", "", "socketio.AsyncRedisManager"),
         Contestant("python-socketio-amqp", "python-socketio", "amqp", "", "socketio.AsyncAioPikaManager"),
@@ -79,16 +92,21 @@ CONTESTANTS = {
 }
 
 
-@cache
-def missing(contestant: Contestant) -> str | None:
-    """Why a contestant cannot take part on this machine, in words; None if it can."""
+def lacking(contestant: Contestant) -> str | None:
+    """What a contestant's own programs lack on this machine, in words; None if they are there."""
     if contestant.runtime == "node":
         if shutil.which("node") is None:
             return "no node on this machine"
         if not (NODE / "node_modules" / "socket.io").is_dir():
             return f"its packages are not installed (npm ci in {NODE.parent.name}/{NODE.name})"
-    if contestant.broker == "memory":
-        return None
+    return None
+
+
+@cache
+def missing(contestant: Contestant) -> str | None:
+    """Why a contestant cannot take part on this machine, in words; None if it can."""
+    if (why := lacking(contestant)) is not None or contestant.broker == "memory":
+        return why
     address = urlsplit(contestant.url)
     try:
         with socket.create_connection((address.hostname or "127.0.0.1", address.port or 0), timeout=2):
@@ -123,7 +141,9 @@ def client_manager(contestant: Contestant, channel: str, **settings: Any) -> Any
 
     if contestant.library == "roomcast":
         url = f"memory://{channel}" if contestant.broker == "memory" else contestant.url
-        return roomcast.Adapter(url, prefix=channel, confirm=contestant.variant == "confirm", **settings)
+        if contestant.variant == "confirm":
+            settings["confirm"] = True
+        return roomcast.Adapter(url, prefix=channel, **settings)
     if contestant.broker == "memory":
         return socketio.AsyncManager()
     kind = {"redis": socketio.AsyncRedisManager, "amqp": socketio.AsyncAioPikaManager}[contestant.broker]

@@ -56,9 +56,8 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    for broker, (name, hello, pattern) in _SAYS.items():
-        if said := _broker_version(broker, hello, pattern):
-            found[name] = said
+    for broker, (variable, usual) in URLS.items():
+        found |= broker_version(broker, os.environ.get(variable) or usual)
     if shutil.which("node") is not None:
         found["Node.js"] = subprocess.check_output(("node", "--version"), text=True, timeout=10).strip().lstrip("v")
     for manifest in sorted((NODE / "node_modules").glob("**/package.json")):
@@ -68,10 +67,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _broker_version(broker: str, hello: bytes, pattern: bytes) -> str | None:
-    """The version that the broker in use says it has; None if it does not answer so."""
-    variable, usual = URLS[broker]
-    address = urlsplit(os.environ.get(variable) or usual)
+def broker_version(broker: str, url: str) -> dict[str, str]:
+    """The name of a broker, and the version that the one at a URL says it has; empty if it does not answer so."""
+    name, hello, pattern = _SAYS[broker]
+    address = urlsplit(url)
     said = b""
     try:
         with socket.create_connection((address.hostname or "127.0.0.1", address.port or 0), timeout=2) as link:
@@ -79,5 +78,5 @@ def _broker_version(broker: str, hello: bytes, pattern: bytes) -> str | None:
             while (match := re.search(pattern, said, re.DOTALL)) is None and (part := link.recv(65536)):
                 said += part
     except OSError:
-        return None
-    return match[1].decode() if match else None
+        return {}
+    return {name: match[1].decode()} if match else {}

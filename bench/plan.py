@@ -72,7 +72,9 @@ class Plan:
             if all(str(case[name]) == value for name, value in self.where.items() if name in case)
         ]
 
-    def contestants(self, names: Sequence[str], result: Result) -> list[Contestant]:
+    def contestants(
+        self, names: Sequence[str], result: Result, missing: Callable[[Contestant], str | None] = missing
+    ) -> list[Contestant]:
         """Those of the contestants who take part; who cannot is noted in the result and said aloud, by name."""
         present: list[Contestant] = []
         for contestant in named([name for name in names if not self.only or name in self.only]):
@@ -102,9 +104,12 @@ class Part:
 
 PARTS = (
     "remote_fanout", "emits", "uninterested", "latency", "disconnects", "membership", "joins", "curves",
-    "end_to_end", "connections",
+    "end_to_end", "connections", "faults",
 )  # fmt: skip
 """The parts in the order in which they run; each is the module of this name in `bench`."""
+
+APART = ("faults",)
+"""Those that have a page of their own, and run only when they are named."""
 
 QUICK_PARTS = ("remote_fanout", "emits", "uninterested", "latency", "disconnects", "membership")
 """The parts of the short form."""

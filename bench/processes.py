@@ -89,6 +89,13 @@ class Process:
             await self._child.wait()
         await self._listening
 
+    async def kill(self) -> None:
+        """End it at once (SIGKILL), and return once it is gone."""
+        if self._child.returncode is None:
+            self._child.kill()
+        await self._child.wait()
+        await self._listening
+
     async def _listen(self) -> None:
         assert self._child.stderr is not None
         while part := await self._child.stderr.read(65536):

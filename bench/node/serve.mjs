@@ -1,11 +1,13 @@
 // One server process of an end-to-end measurement: Node's socket.io, with `ws`, and one of its adapters for Redis.
 //
-//   node serve.mjs redis|sharded|streams URL CHANNEL SIZE
+//   node serve.mjs redis|sharded|streams URL CHANNEL SIZE [JOURNAL]
 //
-// Run by the measurements, not by hand: the counterpart of bench/end_to_end_node.py, with the same commands.
+// Run by the measurements, not by hand: the counterpart of bench/end_to_end_node.py, with the same commands, and, where
+// it is given a journal, of bench/faults/node.py.
 
 import { createSocket } from "node:dgram";
 import { once } from "node:events";
+import { openSync, writeSync } from "node:fs";
 import { createServer } from "node:http";
 import { createInterface } from "node:readline";
 import { setImmediate as turn, setTimeout as sleep } from "node:timers/promises";
@@ -19,7 +21,7 @@ const EVENT = "event";
 const DIGITS = 9;
 const PROBE = 0.005; // seconds
 const LIFETIME = 900; // seconds
-const [variant, url, channel, size] = process.argv.slice(2);
+const [variant, url, channel, size, journal] = process.argv.slice(2);
 
 setTimeout(() => process.exit(1), LIFETIME * 1e3).unref();
 const now = () => Number(process.hrtime.bigint()) / 1e9; // seconds of the clock that all processes share
@@ -33,10 +35,19 @@ let credit = 0; // events that have been received, as the load tells in datagram
 let told = () => {};
 let lags = [];
 let probe = null;
+let stream = null;
+
+const file = journal ? openSync(journal, "a") : null;
+const write = (...words) => file === null || writeSync(file, `${words.join(" ")}\n`);
+const tell = (what, error) => {
+  write("told", `${what}:${error.code ?? error.constructor.name}`, 0);
+  console.error(error);
+};
+if (journal) process.on("unhandledRejection", (error) => tell("unhandled", error)); // which ends a process by itself
 
 async function connected() {
   const client = createClient({ url });
-  client.on("error", (error) => console.error(error));
+  client.on("error", (error) => tell("error", error));
   await client.connect();
   clients.push(client);
   return client;
@@ -45,7 +56,8 @@ async function connected() {
 async function adapter() {
   const pub = await connected();
   if (variant === "streams") {
-    return createStreamsAdapter(pub, { streamName: channel, channelPrefix: channel, maxLen: 200_000 });
+    const own = journal ? {} : { maxLen: 200_000 }; // nothing is to be lost where speed is measured
+    return createStreamsAdapter(pub, { streamName: channel, channelPrefix: channel, ...own });
   }
   const sub = await connected();
   return variant === "sharded"
@@ -105,6 +117,29 @@ const verbs = {
       emit(first + number);
     }
     return { times };
+  },
+  probe() {
+    io.to(ROOM).emit("probe");
+    return {};
+  },
+  stream({ first, rate }) {
+    const began = now();
+    let number = first;
+    const next = () => {
+      const due = first + (now() - began) * rate;
+      for (; number <= due; number += 1) {
+        write("call", number, now());
+        emit(number);
+        write("done", number);
+      }
+      stream = setTimeout(next, 1e3 / rate);
+    };
+    next();
+    return {};
+  },
+  end() {
+    clearTimeout(stream);
+    return {};
   },
   async lag({ on }) {
     if (!on) await sleep(2 * PROBE * 1e3); // there is one look at least
