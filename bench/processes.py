@@ -91,6 +91,8 @@ class Process:
 
     async def kill(self) -> None:
         """End it at once (SIGKILL), and return once it is gone."""
+        assert self._child.stdin is not None
+        self._child.stdin.close()
         if self._child.returncode is None:
             self._child.kill()
         await self._child.wait()

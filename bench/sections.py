@@ -181,6 +181,6 @@ NOT_MEASURED = """\
 - Node's other adapters (Postgres, MongoDB, cluster, AMQP, NATS, Google Pub/Sub and others), and python-socketio's
   managers for threads, among them those for Kafka and ZeroMQ.
 - How long a contestant can keep its rate up: rounds are short, and none runs into a full buffer.
-- Faults. What is lost, and how nodes recover, is tested, not timed (see [the guarantees](guarantees.md)).
+- Faults: what is lost, and how nodes recover, is in [the failure model](failure-model.md).
 """
 """What the page admits, as Markdown."""

@@ -102,12 +102,20 @@ def _summary(result: Result) -> Iterable[str]:
 
 
 def _losses(row: Row) -> str:
+    """How many were lost, and how many of these were told, met no end of their emit, or neither."""
     lost, silent = _span(row, "lost"), _span(row, "silent")
     if lost == "0":
         return "0"
-    if silent == "0":
-        return f"{lost}, told"
-    return f"**{lost}**" if silent == lost else f"{lost}, **{silent}** untold"
+    if silent == lost:
+        return f"**{lost}**"
+    told = ["told"] if any(max(row.figures[figure]) for figure in row.figures if _tells(figure)) else []
+    unended = ["no end"] if max(row.figures["pending"]) else []
+    untold = [f"**{silent} untold**"] if silent != "0" else []
+    return f"{lost}: {', '.join([*told, *unended, *untold])}"
+
+
+def _tells(figure: str) -> bool:
+    return figure == "refused" or figure.endswith(":events")
 
 
 def _fault(result: Result, fault: str) -> Iterable[str]:

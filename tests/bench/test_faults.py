@@ -1,12 +1,16 @@
 """The account of a stream through a fault, and the page that is made of accounts."""
 
+from pathlib import Path
+
 import pytest
 from bench.contestants import CONTESTANTS
 from bench.faults import FAULTS, case
 from bench.faults.account import Account, Arrival, Journal, account
 from bench.faults.case import new_server, run
 from bench.faults.page import fill
-from bench.report import Result
+from bench.report import Result, load
+
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "failure-model.md"
 
 
 def journal(*lines: str) -> Journal:
@@ -72,6 +76,10 @@ def test_an_emit_that_neither_returned_nor_raised_is_pending_and_promised_nothin
     assert (found.pending, found.lost, found.refused, found.silent) == (2, 3, 1, 1)
 
 
+WELL = ("lost", "refused", "silent", "doubled", "late", "pending", "near_lost")
+FIGURES: dict[str, float] = {**dict.fromkeys(WELL, 0.0), "emitted": 600.0, "recovery": 0.5}
+
+
 @pytest.fixture
 def result() -> Result:
     machine: dict[str, str | int | float] = {"processor": "abacus", "cores": 2, "system": "Linux 6", "python": "Py 3"}
@@ -82,9 +90,6 @@ def result() -> Result:
     peer = {**FIGURES, "lost": 5, "silent": 5, "recovery": 0.1, "raised:CancelledError": 3, "pending": 2}
     result.add({"fault": "kill"}, "node-redis", peer)
     return result
-
-
-FIGURES = {"emitted": 600, "lost": 0, "silent": 0, "doubled": 0, "late": 0, "near_lost": 0, "recovery": 0.5}
 
 
 def table(result: Result, name: str) -> list[str]:
@@ -104,8 +109,20 @@ def test_a_table_says_what_was_lost_and_who_was_told(result: Result) -> None:
     assert peer == f"| node-redis | 600 | 5 | 5 | 0 | 0 | 0 | {told} | nothing | 0.10 s |"
 
 
-def test_the_summary_tells_losses_that_nobody_was_told_of(result: Result) -> None:
-    assert table(result, "summary") == ["| roomcast-redis | 0 to 7, told |", "| node-redis | **5** |"]
+def test_the_summary_tells_what_became_of_losses(result: Result) -> None:
+    for name, figures in {
+        "roomcast-nats": {"lost": 1, "pending": 1},
+        "roomcast-amqp": {"lost": 4, "refused": 3, "pending": 1},
+        "python-socketio-redis": {"lost": 9, "refused": 3, "silent": 2},
+    }.items():
+        result.add({"fault": "kill"}, name, {**FIGURES, **figures})
+    assert table(result, "summary") == [
+        "| roomcast-redis | 0 to 7: told |",
+        "| roomcast-nats | 1: no end |",
+        "| roomcast-amqp | 4: told, no end |",
+        "| python-socketio-redis | 9: told, **2 untold** |",
+        "| node-redis | **5** |",
+    ]
 
 
 def test_every_figure_is_named_in_which_a_peer_does_as_well_or_better(result: Result) -> None:
@@ -127,13 +144,19 @@ def test_a_table_that_there_is_not_is_refused(result: Result) -> None:
         table(result, "flood")
 
 
+def test_the_committed_page_is_of_the_committed_results() -> None:
+    """Whoever edits a table by hand hears of it: `python -m bench page`."""
+    text = PAGE.read_text()
+    assert fill(text, load(PAGE.with_suffix("") / "faults.json")) == text
+
+
 @pytest.mark.fault
 async def test_a_case_breaks_the_link_and_counts_what_came_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(case, "BEFORE", 0.2)
     monkeypatch.setattr(case, "AFTER", 0.1)
     async with new_server("redis") as server:
         figures = await run(CONTESTANTS["roomcast-redis"], FAULTS["reset"], server)
-    assert figures["emitted"] > 40
+    assert figures["emitted"] > 20
     assert (figures["silent"], figures["doubled"], figures["late"], figures["near_lost"]) == (0, 0, 0, 0)
     assert figures["a:gap:disconnected"] == figures["b:gap:disconnected"] == 1
     assert figures["recovery"] > 0
