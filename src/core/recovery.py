@@ -159,20 +159,18 @@ class Recoveries:
 
     def look_at(self, environ: dict[str, Any], auth: Any) -> tuple[Wish, Any]:
         """What a client says of itself, and its `auth` without that."""
-        pid, place = "", None
-        if isinstance(auth, dict) and _is_pid(cast("dict[str, Any]", auth).get("pid")):
-            own = dict(cast("dict[str, Any]", auth))
-            pid, place = own.pop("pid"), own.pop("offset", None)
-            auth = own or None
+        pid, place, own = _without_recovery(auth)
         identity, offered = "", False
         try:
-            offered = bool(self.settings.offer(environ, auth))
+            offered = bool(self.settings.offer(environ, own))
             if offered and self.settings.identity is not None:
-                identity = str(self.settings.identity(environ, auth))
+                identity = str(self.settings.identity(environ, own))
         except Exception as exc:  # noqa: BLE001 - the application's function: its client connects without recovery
             self._node.fault("a function of the recovery's settings failed", exc)
             offered = False
-        return Wish(offered, identity, pid if offered else "", place if isinstance(place, str) else None), auth
+        return Wish(offered, identity, pid if offered else "", place if isinstance(place, str) else None), cast(
+            "Any", own
+        )
 
     async def restore(self, eio_sid: str, namespace: str, wish: Wish) -> str | None:
         """The sid of a client whose session is restored, and who is taken in; None when it needs a fresh one."""
@@ -484,5 +482,13 @@ def _stored(keep: Keep) -> dict[str, Any]:
         return {}
 
 
-def _is_pid(pid: object) -> bool:
-    return isinstance(pid, str) and len(pid) == _PID * 4 // 3 and pid.isascii()
+def _without_recovery(auth: Any) -> tuple[str, str | None, Any]:
+    """The pid and the place in what a client sent as `auth`, and the rest of it."""
+    if not isinstance(auth, dict):
+        return "", None, auth
+    own = dict(cast("dict[str, Any]", auth))
+    pid = own.pop("pid", None)
+    if not isinstance(pid, str) or len(pid) != _PID * 4 // 3:  # the application's own
+        return "", None, cast("Any", auth)
+    place = own.pop("offset", None)
+    return pid, place if isinstance(place, str) else None, own or None

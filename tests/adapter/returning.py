@@ -104,8 +104,9 @@ class Returning:
     async def drop(self) -> None:
         """Lose the connection without a word."""
         if self._socket is not None:
-            transport = cast("Any", self._socket)._response.connection.transport
-            transport.abort()
+            connection = cast("Any", self._socket)._response.connection
+            if connection is not None:
+                connection.transport.abort()
             await self._stop()
 
     async def walk_out(self) -> None:

@@ -1,15 +1,25 @@
 """Clients that come back: their session, and exactly what they missed, on every node."""
 
+import asyncio
 import gc
+import re
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
 
+import roomcast
 from roomcast import Recovery
+from roomcast.brokers.log_broker import LogBroker
+from roomcast.brokers.memory_log import memory_logs
+from roomcast.core.broker import BrokerConfig
+from roomcast.core.errors import ConfigurationError
 from tests.adapter.returning import Event, Returning
 from tests.adapter.servers import Cluster, Node, serving
+from tests.brokers.test_conformance import LOGS, broker_class
+from tests.services import SharedBrokers
+from tests.waiting import until
 
 WINDOW = 30.0
 PATIENCE = 0.6  # of a node that asks for a session; its client is given a third of it to answer a ping
@@ -27,11 +37,13 @@ class Home:
         """So many nodes; each joins a new client to the room it asks for in `auth`, before it is accepted."""
         return [await self.node(**recovery) for _ in range(count)]
 
-    async def node(self, *, url: str | None = None, server: dict[str, Any] | None = None, **recovery: Any) -> Node:
-        settings: dict[str, Any] = {"window": WINDOW, "patience": PATIENCE} | recovery
-        node = await self.cluster.node(
-            url=url, server=server, recovery=Recovery(**settings), heartbeat=1.0, peer_timeout=2.0
-        )
+    async def node(
+        self, *, server: dict[str, Any] | None = None, settings: dict[str, Any] | None = None, **recovery: Any
+    ) -> Node:
+        """A node that has met the others."""
+        recovering: dict[str, Any] = {"window": WINDOW, "patience": PATIENCE} | recovery
+        named: Any = {"heartbeat": 1.0, "peer_timeout": 2.0} | (settings or {})
+        node = await self.cluster.node(server=server, recovery=Recovery(**recovering), **named)
 
         async def connect(sid: str, environ: dict[str, Any], auth: Any = None) -> bool | None:
             self.environs.append(environ["roomcast.recovered"])
@@ -52,6 +64,16 @@ class Home:
         assert not client.recovered
         return client
 
+    async def stop(self, node: Node) -> None:
+        """Stop a node as an operator does."""
+        self.cluster.nodes.remove(node)
+        await node.stop()
+
+    async def away(self, node: Node, client: Returning, *numbers: int, **to: Any) -> None:
+        """Lose a client, and emit to it."""
+        await client.drop()
+        await emit(node, numbers, **(to or {"to": "red"}))
+
     async def end(self, node: Node, *clients: Returning) -> list[list[Event]]:
         """What each client heard before an event that `node` emits to all now."""
         mark = f"end {uuid4().hex}"
@@ -65,8 +87,36 @@ class Home:
 
 
 async def emit(node: Node, numbers: Sequence[int], **to: Any) -> None:
-    for number in numbers:
-        await node.sio.emit("n", number, **to)
+    """Emit at once, so that several events share an entry of the log."""
+    await asyncio.gather(*(node.sio.emit("n", number, **to) for number in numbers))
+
+
+def kill(node: Node) -> None:
+    """Stop a node in the middle of everything: it says nothing any more, and its connections are cut."""
+    inside: Any = node.inside._node
+    inside.publisher.hold(link_down=True)
+    for loop in inside._loops:
+        loop.cancel()
+    inside._closed = True
+
+
+def free(node: Node) -> int:
+    """How many sessions are free, as far as a node has read."""
+    return cast("int", node.inside._recoveries.reader.table.free)
+
+
+async def told(node: Node, client: Returning) -> None:
+    """Return once a node knows of the client what its owner knows now."""
+    table = node.inside._recoveries.reader.table
+    await until(lambda: len(table.get(client.pid).keep.data) > 1, what="the session data to be known")
+
+
+def user_of(_environ: Any, auth: Any) -> str:
+    return (auth or {}).get("user", "")  # type: ignore[no-any-return]
+
+
+def has_no_room(_environ: Any, auth: Any) -> bool:
+    return "room" not in (auth or {})
 
 
 def events(numbers: Sequence[int]) -> list[Event]:
@@ -83,23 +133,525 @@ async def home() -> AsyncIterator[Home]:
     gc.collect()
 
 
-@pytest.mark.parametrize("to", [0, 1], ids=["same node", "another node"])
-async def test_a_client_that_comes_back_gets_its_sid_its_rooms_and_exactly_what_it_missed(home: Home, to: int) -> None:
-    nodes = await home.nodes()
-    client = await home.client(nodes[0])
+@pytest.fixture(params=("memory+log", *LOGS))
+async def logged(request: pytest.FixtureRequest, shared_brokers: SharedBrokers) -> AsyncIterator[Home]:
+    """A home on each log in turn."""
+    scheme = str(request.param)
+    url = f"memory+log://m{uuid4().hex[:12]}" if scheme == "memory+log" else shared_brokers.log_url(scheme)
+    async with serving(url) as cluster:
+        home = Home(cluster)
+        yield home
+        await home.aclose()
+    if scheme != "memory+log":
+        broker = cast("LogBroker", broker_class(scheme)(BrokerConfig(url, prefix=cluster.prefix)))
+        await broker.delete()
+        await broker.aclose()
+    gc.collect()
+
+
+# What comes back
+
+
+async def test_a_client_gets_its_sid_its_rooms_and_exactly_what_it_missed_on_any_node(logged: Home) -> None:
+    nodes = await logged.nodes()
+    client = await logged.client(nodes[0])
     sid = client.sid
     await emit(nodes[1], [1, 2], to="red")
     assert await client.hear("n") + await client.hear("n") == events([1, 2])
-    await client.drop()
-    await emit(nodes[0], [3, 4], to="red")
-    await emit(nodes[1], [5])
-    await emit(nodes[1], [6], to=sid)
-    await emit(nodes[0], [99], to="blue")
-    await emit(nodes[1], [99], skip_sid=sid)
-    await client.connect(nodes[to])
+    for to in (0, 1, 0):
+        await client.drop()
+        await emit(nodes[0], [3, 4], to="red")
+        await emit(nodes[1], [5])
+        await emit(nodes[1], [6], to=sid)
+        await emit(nodes[0], [99], to="blue")
+        await emit(nodes[1], [99], skip_sid=sid)
+        await client.connect(nodes[to])
+        assert client.recovered
+        assert client.sid == sid
+        await emit(nodes[0], [7], to="red")
+        await emit(nodes[1 - to], [8], to=sid)
+        assert await logged.end(nodes[0], client) == [events([3, 4, 5, 6, 7, 8])]
+    assert logged.environs == [False, True, True, True]
+
+
+async def test_a_client_that_had_got_nothing_yet_gets_everything(home: Home) -> None:
+    nodes = await home.nodes()
+    client = await home.client(nodes[0])
+    await home.away(nodes[1], client, 1, 2)
+    await client.connect(nodes[1])
     assert client.recovered
-    assert client.sid == sid
-    await emit(nodes[0], [7], to="red")
-    await emit(nodes[1 - to], [8], to=sid)
-    assert await home.end(nodes[0], client) == [events([3, 4, 5, 6, 7, 8])]
-    assert home.environs == [False, True]
+    assert await home.end(nodes[0], client) == [events([1, 2])]
+
+
+async def test_what_was_written_to_a_connection_that_carried_nothing_any_more_was_missed(home: Home) -> None:
+    """Its node still takes it for a good one: it finds out by a ping."""
+    nodes = await home.nodes()
+    for to in (1, 0):
+        client = await home.client(nodes[0])
+        await emit(nodes[1], [1], to="red")
+        await client.hear("n")
+        await client.walk_out()
+        await emit(nodes[1], [2, 3], to="red")
+        await client.connect(nodes[to])
+        assert client.recovered
+        assert await home.end(nodes[1], client) == [events([2, 3])]
+        await client.leave()
+
+
+async def test_a_node_that_is_killed_takes_nobody_with_it(home: Home) -> None:
+    """Neither what its clients missed, nor their rooms, nor their data; another one takes their sessions."""
+    nodes = await home.nodes(3)
+    client = await home.client(nodes[0])
+    await nodes[0].sio.enter_room(client.sid, "late")
+    await nodes[0].sio.save_session(client.sid, {"name": "Ann"})
+    await emit(nodes[0], [1], to="late")
+    await client.hear("n")
+    await told(nodes[1], client)
+    kill(nodes[0])
+    await client.drop()
+    await emit(nodes[2], [2, 3], to="late")
+    await client.connect(nodes[1])
+    assert client.recovered
+    assert await home.end(nodes[2], client) == [events([2, 3])]
+    assert await nodes[1].sio.get_session(client.sid) == {"name": "Ann"}
+
+
+async def test_a_node_that_stops_hands_its_clients_on_and_one_that_starts_knows_them(home: Home) -> None:
+    nodes = await home.nodes()
+    client, other = await home.client(nodes[0]), await home.client(nodes[1])
+    await emit(nodes[1], [1], to="red")
+    await client.hear("n")
+    await home.stop(nodes[0])
+    await client.drop()
+    await emit(nodes[1], [2], to="red")
+    await home.stop(nodes[1])
+    await other.drop()
+    node = await home.node()
+    await asyncio.gather(client.connect(node), other.connect(node))
+    assert client.recovered
+    assert other.recovered
+    assert await home.end(node, client, other) == [events([2]), events([1, 2])]
+
+
+async def test_binary_events_and_other_namespaces_come_back(home: Home) -> None:
+    nodes = await home.nodes()
+    client, chat = await home.client(nodes[0]), await home.client(nodes[0], namespace="/chat")
+    await asyncio.gather(client.drop(), chat.drop())
+    for namespace in ("/", "/chat"):
+        await nodes[1].sio.emit("blob", (b"\x00", {"in": namespace}), namespace=namespace)
+        await nodes[1].sio.emit("text", "last", namespace=namespace)
+    await asyncio.gather(client.connect(nodes[1]), chat.connect(nodes[1]))
+    assert client.recovered
+    assert chat.recovered
+    for one, namespace in ((client, "/"), (chat, "/chat")):
+        assert await home.end(nodes[0], one) == [[("blob", b"\x00", {"in": namespace}), ("text", "last")]]
+
+
+async def test_volatile_events_and_those_that_want_an_acknowledgement_are_not_replayed_and_confuse_nobody(
+    home: Home,
+) -> None:
+    """Their last argument may be text, which a client takes for a place when they carry none."""
+    nodes = await home.nodes()
+    client = await home.client(nodes[0])
+    await nodes[1].adapter.volatile.emit("volatile", "text")
+    await client.hear("volatile")
+    await nodes[0].adapter.local.emit("local", "text")
+    await client.hear("local")
+    assert await nodes[1].sio.call("question", "text", to=client.sid) == "text"
+    await client.hear("question")
+    await client.drop()
+    await nodes[1].adapter.volatile.emit("volatile", "text")
+    await nodes[1].adapter.local.emit("local", "text")
+    await nodes[1].sio.emit("question", "text", to="red", callback=print)
+    await emit(nodes[0], [1], to="red")
+    await client.connect(nodes[1])
+    assert client.recovered
+    assert await home.end(nodes[0], client) == [events([1])]
+
+
+async def test_a_client_is_owed_what_was_sent_to_its_rooms_while_it_was_in_them(home: Home) -> None:
+    nodes = await home.nodes()
+    client, witness = await home.client(nodes[0]), await home.client(nodes[1])
+    await emit(nodes[1], [1], to="red")
+    await client.hear("n")
+    await emit(nodes[1], [99], to="late")
+    await witness.hear("n")
+    await nodes[0].sio.enter_room(client.sid, "late")
+    await client.walk_out()
+    await emit(nodes[1], [2], to="late")
+    await emit(nodes[1], [3], to="red")
+    await witness.hear("n")
+    await nodes[0].sio.leave_room(client.sid, "red")
+    await emit(nodes[1], [99], to="red")
+    await emit(nodes[1], [4], to="late")
+    await client.connect(nodes[1])
+    assert client.recovered
+    assert await home.end(nodes[0], client) == [events([2, 3, 4])]
+    assert set(nodes[1].sio.rooms(client.sid)) == {client.sid, "late"}
+
+
+async def test_more_than_may_wait_for_a_client_comes_all_the_same(home: Home) -> None:
+    nodes = [await home.node(settings={"client_queue": 20}) for _ in range(2)]
+    client = await home.client(nodes[0])
+    await home.away(nodes[0], client, *range(300))
+    await client.connect(nodes[1])
+    await emit(nodes[0], range(300, 310), to="red")
+    assert await home.end(nodes[0], client) == [events(range(310))]
+
+
+async def test_a_node_that_was_stopped_for_a_while_finds_that_its_client_has_gone_on(home: Home) -> None:
+    nodes = await home.nodes()
+    client = await home.client(nodes[0])
+    await emit(nodes[0], [1], to="red")
+    await client.hear("n")
+    await client.walk_out()
+    nodes[0].inside._node.publisher.hold(link_down=True)
+    await client.connect(nodes[1])
+    assert client.recovered
+    nodes[0].inside._node.publisher.release()
+    await emit(nodes[0], [2], to=client.sid)
+    await emit(nodes[1], [3], to=client.sid)
+    assert await home.end(nodes[0], client) == [events([2, 3])]
+    assert nodes[0].sio.rooms(client.sid) == []
+    await home.away(nodes[1], client, 4)
+    await client.connect(nodes[0])
+    assert client.recovered
+    assert await home.end(nodes[1], client) == [events([4])]
+
+
+# Who it is then
+
+
+async def test_a_client_that_came_back_is_reached_by_its_old_name_from_every_node(home: Home) -> None:
+    nodes = await home.nodes(3)
+    client = await home.client(nodes[0])
+    sid = client.sid
+    await home.away(nodes[0], client)
+    await client.connect(nodes[1])
+    async with roomcast.Emitter(home.cluster.url, prefix=home.cluster.prefix) as emitter:
+        await emitter.to(sid).emit("n", 0)
+        assert [answer.args for answer in await emitter.to(sid).emit_with_ack("question", 1)] == [(1,)]
+    assert await client.hear("question") == [*events([0]), ("question", 1)]
+    for number, node in enumerate(nodes):
+        await node.sio.emit("n", number, to=sid)
+        await node.sio.enter_room(sid, f"room {number}")
+        assert await node.sio.call("question", number, to=sid) == number
+        (socket,) = await node.adapter.to(sid).fetch_sockets()
+        assert (socket.sid, socket.node) == (sid, nodes[1].adapter.host_id)
+        await node.sio.leave_room(sid, "red")
+        assert await client.hear("question") == [*events([number]), ("question", number)]
+    assert set(nodes[1].sio.rooms(sid)) == {sid, "room 0", "room 1", "room 2"}
+    await nodes[2].sio.disconnect(sid)
+    await asyncio.wait_for(client.over.wait(), 5)
+    await client.connect(nodes[0])
+    assert not client.recovered
+
+
+async def test_what_is_stored_with_a_client_is_read_on_every_node_and_comes_back(home: Home) -> None:
+    nodes = await home.nodes()
+    client = await home.client(nodes[0])
+    sid = client.sid
+    async with nodes[0].sio.session(sid) as session:
+        session.update(name="Ann", tags=("a", 1), secret=object())
+    stored = {"name": "Ann", "tags": ["a", 1]}
+    assert [await node.adapter.get_session(sid) for node in nodes] == [stored, stored]
+    await home.away(nodes[0], client)
+    await until(lambda: free(nodes[1]) == 1, what="the session to be free")
+    assert [await node.adapter.get_session(sid) for node in nodes] == [stored, stored]
+    await client.connect(nodes[1])
+    assert await nodes[1].sio.get_session(sid) == stored
+    assert [await node.adapter.get_session(sid) for node in nodes] == [stored, stored]
+    with pytest.raises(ValueError, match="There is no client 'nobody'"):
+        await nodes[0].adapter.get_session("nobody")
+
+
+async def test_the_disconnect_handler_is_done_before_the_client_is_back(home: Home) -> None:
+    nodes = await home.nodes()
+    order: list[str] = []
+    handling = asyncio.Event()
+
+    async def disconnect(_sid: str, _reason: str) -> None:
+        handling.set()
+        await asyncio.sleep(0.05)
+        order.append("disconnected")
+
+    nodes[0].sio.on("disconnect", disconnect)
+    client = await home.client(nodes[0])
+    await client.drop()
+    await handling.wait()
+    for to in (1, 0):
+        await client.connect(nodes[to])
+        order.append(f"back on {to}")
+        assert client.recovered
+        await client.drop()
+    assert order == ["disconnected", "back on 1", "back on 0"]
+
+
+async def test_a_disconnect_handler_that_takes_long_does_not_end_the_session_again(home: Home) -> None:
+    (node,) = await home.nodes(1)
+    going, go = asyncio.Event(), asyncio.Event()
+
+    async def disconnect(_sid: str, _reason: str) -> None:
+        going.set()
+        await go.wait()
+
+    node.sio.on("disconnect", disconnect)
+    client = await home.client(node)
+    await client.drop()
+    await going.wait()
+    await client.connect(node)
+    assert client.recovered
+    go.set()
+    await asyncio.sleep(0)
+    await emit(node, [1], to=client.sid)
+    assert await home.end(node, client) == [events([1])]
+
+
+# Who may, and who may not
+
+
+async def test_a_connect_handler_that_refuses_ends_the_session_and_nothing_that_was_missed_is_told(home: Home) -> None:
+    nodes = await home.nodes()
+    client = await home.client(nodes[0])
+    await home.away(nodes[0], client, 1, 2)
+    client.auth = {"refuse": True}
+    await client.connect(nodes[1])
+    assert client.refusal
+    assert home.environs[-1]
+    client.auth = None
+    await client.connect(nodes[1])
+    assert not client.recovered
+    assert await home.end(nodes[0], client) == [[]]
+
+
+async def test_the_connect_handler_can_be_left_out(home: Home) -> None:
+    nodes = await home.nodes(skip_connect_handler=True)
+    client = await home.client(nodes[0])
+    await home.away(nodes[0], client, 1)
+    await client.connect(nodes[1])
+    assert client.recovered
+    assert home.environs == [False]
+    assert await home.end(nodes[0], client) == [events([1])]
+
+
+async def test_always_connect_does_not_give_away_what_was_missed_before_the_handler_agrees(home: Home) -> None:
+    nodes = [await home.node(server={"always_connect": True}) for _ in range(2)]
+    client = await home.client(nodes[0])
+    await home.away(nodes[0], client, 1)
+    client.auth = {"refuse": True}
+    await client.connect(nodes[1])
+    await asyncio.wait_for(client.over.wait(), 5)
+    client.auth = None
+    await client.connect(nodes[0])
+    assert not client.recovered
+    assert await home.end(nodes[0], client) == [[]]
+
+
+async def test_a_pid_is_no_use_while_its_client_is_there_nor_to_someone_else(home: Home) -> None:
+    nodes = await home.nodes(identity=user_of)
+    client = await home.client(nodes[0], user="ann")
+    for node in nodes:
+        thief = Returning(auth={"user": "ann", "room": "red"})
+        home.clients.append(thief)
+        await thief.connect(node, pid=client.pid)
+        assert thief.sid
+        assert thief.sid != client.sid
+        assert thief.pid != client.pid
+    await home.away(nodes[0], client, 1)
+    thief = Returning(auth={"user": "eve", "room": "red"})
+    home.clients.append(thief)
+    await thief.connect(nodes[1], pid=client.pid, place=client.place)
+    assert thief.sid != client.sid
+    await client.connect(nodes[1])
+    assert client.recovered
+    assert await home.end(nodes[0], client, thief) == [events([1]), []]
+
+
+async def test_of_two_that_come_back_with_one_pid_one_gets_the_session(home: Home) -> None:
+    nodes = await home.nodes(3)
+    client = await home.client(nodes[0])
+    await home.away(nodes[0], client, 1)
+    twins = [Returning() for _ in nodes]
+    home.clients += twins
+    for twin in twins:
+        twin.pid = client.pid
+    await asyncio.gather(*(twin.connect(node) for twin, node in zip(twins, nodes, strict=True)))
+    assert sorted(twin.recovered for twin in twins) == [False, False, True]
+    assert len({twin.sid for twin in twins}) == len({twin.pid for twin in twins}) == 3
+    heard = await home.end(nodes[0], *twins)
+    assert heard == [events([1]) if twin.recovered else [] for twin in twins]
+
+
+async def test_a_session_is_over_when_its_client_or_the_application_ends_it(home: Home) -> None:
+    nodes = await home.nodes()
+    client = await home.client(nodes[0])
+    await client.leave()
+    await client.connect(nodes[1])
+    assert not client.recovered
+    await nodes[0].sio.disconnect(client.sid)
+    await asyncio.wait_for(client.over.wait(), 5)
+    await client.connect(nodes[0])
+    assert not client.recovered
+    await home.away(nodes[0], client)
+    await until(lambda: free(nodes[1]) == 1, what="the session to be free")
+    await nodes[1].sio.disconnect(client.sid)
+    await client.connect(nodes[0])
+    assert not client.recovered
+    assert nodes[0].adapter.stats()["sessions_unrecovered"] == 2
+    assert nodes[1].adapter.stats()["sessions_unrecovered"] == 1
+
+
+# What cannot be given back
+
+
+async def test_when_the_window_is_over_there_is_a_fresh_session(home: Home) -> None:
+    nodes = await home.nodes(window=0.3)
+    client = await home.client(nodes[0])
+    await home.away(nodes[0], client, 1)
+    await until(lambda: free(nodes[1]) == 1, what="the session to be free")
+    await asyncio.sleep(0.35)
+    await client.connect(nodes[1])
+    assert not client.recovered
+    assert await home.end(nodes[0], client) == [[]]
+
+
+async def test_what_is_not_held_any_more_is_never_given_in_part(home: Home) -> None:
+    nodes = await home.nodes(memory=20_000)
+    client, lucky = await home.client(nodes[0]), await home.client(nodes[0])
+    await emit(nodes[0], [0], to="red")
+    await client.hear("n")
+    await lucky.hear("n")
+    await client.drop()
+    await emit(nodes[0], range(1, 100), to="red")
+    for _ in range(99):
+        await lucky.hear("n")
+    await home.away(nodes[0], lucky, 100, 101)
+    await asyncio.gather(client.connect(nodes[1]), lucky.connect(nodes[1]))
+    assert not client.recovered
+    assert lucky.recovered
+    heard = await home.end(nodes[0], client, lucky)
+    assert heard == [[], events([100, 101])]
+    assert sorted(home.environs[2:]) == [False, True]
+
+
+@pytest.mark.parametrize("place", ["nonsense", "other.1.0", "epoch.99999999.0"])
+async def test_a_place_that_is_none_of_this_log_gets_a_fresh_session(home: Home, place: str) -> None:
+    nodes = await home.nodes()
+    client = await home.client(nodes[0])
+    await emit(nodes[0], [1], to="red")
+    await client.hear("n")
+    assert client.place
+    await home.away(nodes[0], client, 2)
+    await client.connect(
+        nodes[1], place=place.replace("epoch", client.place.split(".")[0] if "9" in place else "other")
+    )
+    assert not client.recovered
+    assert await home.end(nodes[0], client) == [[]]
+
+
+async def test_a_node_that_finds_the_log_trimmed_restores_who_is_described_again(home: Home) -> None:
+    first = await home.node(window=2.0)
+    client = await home.client(first)
+    await client.drop()
+    await until(lambda: free(first) == 1, what="the session to be free")
+    stream = memory_logs()[home.cluster.url.removeprefix("memory+log://")].streams[0]
+    stream.trim(stream.end)
+    second = await home.node(window=2.0)
+    await client.connect(second)
+    assert not client.recovered
+    await emit(first, [1], to="red")
+    await client.hear("n")
+    await home.away(first, client, 2)
+    assert (await client.connect(first)).recovered
+    assert await home.end(second, client) == [events([2])]
+
+
+async def test_when_the_log_is_another_one_there_is_a_fresh_session(home: Home) -> None:
+    nodes = await home.nodes()
+    client = await home.client(nodes[0])
+    await emit(nodes[0], [1], to="red")
+    await client.hear("n")
+    name = home.cluster.url.removeprefix("memory+log://")
+    memory_logs().pop(name).delete()
+    await until(lambda: all(node.adapter.health() for node in nodes), what="the nodes to be back")
+    await emit(nodes[0], [2], to="red")
+    assert await client.hear("n") == events([2]), "it was connected all the time"
+    await home.away(nodes[0], client, 3)
+    await client.connect(nodes[1])
+    assert client.recovered, "what it got last is of the new log"
+    assert await home.end(nodes[0], client) == [events([3])]
+    late = await home.client(nodes[0])
+    place = late.place
+    assert place is None
+
+
+# Who is offered it
+
+
+async def test_clients_that_would_stumble_over_a_place_get_none(home: Home) -> None:
+    """python-socketio's own, by default, and whom the application names."""
+    nodes = await home.nodes()
+    python = await nodes[0].client(auth={"room": "red"})
+    returning = await home.client(nodes[0])
+    await emit(nodes[1], [1], to="red")
+    assert await python.hear("n") == await returning.hear("n") == events([1])
+    none = await home.nodes(offer=has_no_room)
+    client = Returning(auth={"room": "red"})
+    home.clients.append(client)
+    await client.connect(none[0])
+    assert client.sid
+    assert not client.pid
+
+
+async def test_a_function_of_the_application_that_fails_costs_recovery_and_not_the_connection(home: Home) -> None:
+    def fail(_environ: Any, _auth: Any) -> bool:
+        raise RuntimeError
+
+    node = await home.node(offer=fail)
+    client = Returning()
+    home.clients.append(client)
+    await client.connect(node)
+    assert client.sid
+    assert not client.pid
+    assert node.adapter.stats()["faults"] == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "settings", "says"),
+    [
+        ("memory://", {}, "recovery needs a broker that keeps a log"),
+        ("memory+log://?streams=2", {}, "recovery needs a log of one stream"),
+        (
+            "memory+log://?retention=200s",
+            {},
+            "looks back for 240 s, but the log keeps 200: say retention=240s",
+        ),
+        ("memory+log://", {"order": "publisher"}, 'recovery needs order="total"'),
+        ("memory+log://", {"recovery": 120}, "recovery is a roomcast.Recovery or None, not 120"),
+    ],
+)
+def test_what_recovery_needs_is_said(url: str, settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(says)):
+        roomcast.Adapter(url, **cast("Any", {"recovery": Recovery()} | settings))
+    inside: Any = roomcast.Adapter("memory+log://", recovery=Recovery())
+    assert inside._node.settings.order == "total"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"window": 0}, "Recovery's window must be above 0"),
+        ({"window": float("inf")}, "not infinite"),
+        ({"sessions": 1.5}, "Recovery's sessions is a whole number"),
+        ({"offer": True}, "Recovery's offer is a function"),
+        ({"identity": "me"}, "Recovery's identity is a function"),
+    ],
+)
+def test_a_recovery_that_cannot_work_is_refused(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(says)):
+        Recovery(**wrong)
+
+
+def test_an_emitter_has_nobody_who_could_come_back() -> None:
+    with pytest.raises(ConfigurationError, match="recovery is for adapters"):
+        roomcast.Emitter("memory+log://", recovery=Recovery())
