@@ -114,7 +114,7 @@ class Stage:
             environ={URLS[self.contestant.broker][0]: url},
         )
         self._nodes[role] = node
-        self._ports[role] = int((await node.ask("start", patience=30))["port"])
+        self._ports[role] = int((await node.ask("start", patience=60))["port"])
 
     async def _until_heard(self) -> None:
         deadline = time.monotonic() + PATIENCE

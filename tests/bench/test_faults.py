@@ -151,6 +151,7 @@ def test_the_committed_page_is_of_the_committed_results() -> None:
 
 
 @pytest.mark.fault
+@pytest.mark.timeout(120)  # two processes start, which takes long on a machine that is busy
 async def test_a_case_breaks_the_link_and_counts_what_came_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(case, "BEFORE", 0.2)
     monkeypatch.setattr(case, "AFTER", 0.1)
