@@ -41,6 +41,7 @@ class TcpProxy:
     - `drop_replies` throws away what the server sends; requests still arrive. After it the stream of replies
       has a hole, so `cut` before `resume` unless the hole is what is tested.
     - `refuse` closes the listening port (and no connection); `accept` opens the same port again.
+    - `point` sends the connections to come to another server, as a load balancer does.
     - `hang_up`, while True, closes each new connection once it is accepted, so that attempts are counted.
     - `delay` seconds are spent on each chunk, each way.
 
@@ -53,10 +54,8 @@ class TcpProxy:
     """
 
     def __init__(self, url: str, *, delay: float = 0.0) -> None:
-        parts = urlsplit(url)
-        self._parts = parts
-        self._host = parts.hostname or "127.0.0.1"
-        self._port = parts.port or USUAL_PORTS[parts.scheme]
+        self._parts = urlsplit(url)
+        self._server_at = _address(url)
         self.delay = delay
         self.hang_up = False
         self.port = 0
@@ -110,6 +109,9 @@ class TcpProxy:
         """Close every connection with RST towards the client; returns how many there were."""
         return await self._abort(reset=True)
 
+    def point(self, url: str) -> None:
+        self._server_at = _address(url)
+
     def stall(self) -> None:
         self._flowing.clear()
 
@@ -156,7 +158,7 @@ class TcpProxy:
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         pair = _Pair(writer)
-        if self.hang_up:
+        if self.hang_up or self._server is None:  # it was on its way in when the port was closed
             pair.abort()
         else:
             self._pairs.add(pair)
@@ -169,7 +171,7 @@ class TcpProxy:
         try:
             if pair.broken.is_set():
                 return
-            from_server, pair.server = await asyncio.open_connection(self._host, self._port)
+            from_server, pair.server = await asyncio.open_connection(*self._server_at)
             if pair.broken.is_set():
                 return
             up = asyncio.create_task(self._pump(reader, pair.server, up=True))
@@ -228,6 +230,11 @@ class TcpProxy:
             writer.write(chunk)
             await writer.drain()
         await self._flowing.wait()  # a close is not forwarded through a stall either
+
+
+def _address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "127.0.0.1", parts.port or USUAL_PORTS[parts.scheme]
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:

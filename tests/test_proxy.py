@@ -166,6 +166,19 @@ async def test_hang_up_closes_and_counts_new_connections(echo: str) -> None:
         await client.close()
 
 
+async def test_point_sends_new_connections_elsewhere_and_leaves_the_others(echo: str) -> None:
+    async with TcpProxy(echo) as behind, TcpProxy(echo) as proxy:
+        client = await Client.of(proxy)
+        assert await client.ask(b"1\n") == b"1\n"
+        proxy.point(behind.url)
+        late = await Client.of(proxy)
+        assert await late.ask(b"2\n") == b"2\n"
+        assert await client.ask(b"3\n") == b"3\n"
+        assert (behind.connections, behind.bytes_up) == (1, 2)
+        await client.close()
+        await late.close()
+
+
 async def test_delay_is_spent_each_way(echo: str) -> None:
     async with TcpProxy(echo, delay=0.05) as proxy:
         client = await Client.of(proxy)
