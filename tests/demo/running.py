@@ -14,6 +14,9 @@ from typing import Self
 
 from tests.waiting import until
 
+JS = Path(__file__).parents[1] / "js"
+"""Scripts for Node.js, and their packages."""
+
 
 class Program:
     """A command in a session of its own: `async with Program([...]) as program:` stops it at the end.

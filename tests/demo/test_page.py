@@ -2,61 +2,27 @@
 
 import asyncio
 import contextlib
-import os
 import re
-import shutil
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
+from tests.demo.browser import Browser, Page, WebSocket, chromium, expect
 from tests.demo.running import demo, shown
-from tests.services import RedisServer, required, unavailable
-
-try:
-    from playwright.async_api import Browser, Page, WebSocket, async_playwright, expect
-except ImportError:
-    missing = "Playwright for Python is not available: not installed (uv sync --group browser)"
-    if required():
-        pytest.fail(missing, pytrace=False)
-    pytest.skip(missing, allow_module_level=True)
+from tests.services import RedisServer
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=15_000)  # a browser beside other tests is slow at times
 
 ARTEFACTS = Path(__file__).parents[1] / "artefacts"
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-def chromium() -> str:
-    """The path of an installed Chromium."""
-    names = (os.environ.get("ROOMCAST_TEST_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, filter(None, names))), None)
-    if found is None:
-        unavailable("Chromium", "none is installed (Debian: apt-get install chromium)")
-    return found
 
 
 @contextlib.asynccontextmanager
 async def browsing(*arguments: str) -> AsyncGenerator[tuple[Browser, str]]:
     """A browser, and the address of a demo of three nodes."""
-    path = chromium()
-    async with demo("--port", "0", "--nodes", "3", *arguments) as program, async_playwright() as playwright:
+    async with chromium() as browser, demo("--port", "0", "--nodes", "3", *arguments) as program:
         address, _ = await shown(program)
-        browser = await playwright.chromium.launch(executable_path=path, args=FLAGS)
-        try:
-            yield browser, address
-        finally:
-            await browser.close()
+        yield browser, address
 
 
 class Tab:
