@@ -1,7 +1,7 @@
 """Who else is there: this node introduces itself, hears the others, and tells who came and who went.
 
 1. A node says hello to all when it starts and when its link is back; each hearer answers with its own hello, which
-   names the nodes it knows. It says a heartbeat in each period, and bye at the end.
+   names the nodes it knows. It says a heartbeat in each period, and bye at the end, after which it says nothing more.
 2. A guest hears the same and says none of it: it asks who is there, and is counted as a node by nobody.
 3. `met` returns once every node that was named is known or gone, or after a second: from then on "all nodes" means all
    of them. Only one that starts at the same moment is not named: it is known once its hello is here.
@@ -97,6 +97,7 @@ class Membership:
         self._counts = counts
         self._window = window
         self._started = 0.0
+        self._parted = False
         self._introduced: set[str] = set()
         self._named: set[str] = set()  # by others, and not known yet
         self._answered = False
@@ -123,11 +124,12 @@ class Membership:
 
     def beat(self) -> None:
         """Say that this node is alive."""
-        if not self._guest:
+        if not self._guest and not self._parted:
             self._say(self._subjects.control, Heartbeat(*self._counts()))
 
     def part(self) -> asyncio.Future[Any] | None:
         """Say bye; a future that is done once it is said, or None for a guest."""
+        self._parted = True
         return None if self._guest else self._say(self._subjects.control, Bye())
 
     def period_over(self) -> None:
@@ -135,7 +137,8 @@ class Membership:
         self._introduced.clear()
 
     def _greet(self, subject: Subject, *, answer: bool) -> None:
-        self._say(subject, Census() if self._guest else self._hello(answer=answer))
+        if not self._parted:
+            self._say(subject, Census() if self._guest else self._hello(answer=answer))
 
     def _hello(self, *, answer: bool) -> Hello:
         return Hello(

@@ -108,6 +108,29 @@ async def test_rule_1_a_node_says_hello_beats_and_says_bye() -> None:
 
 
 @virtual
+async def test_rule_1_bye_is_its_last_word_whatever_it_hears_meanwhile() -> None:
+    """A hello after the bye would make it a peer again, until it is taken for lost."""
+    async with Cluster(heartbeat=0.5) as cluster:
+        one, two = await cluster.node(), await cluster.node()
+        messages = said(one.core)
+        heard = told(two)
+        one.broker.stall()  # so that its bye takes a while
+        closing = asyncio.ensure_future(one.adapter.aclose())
+        await asyncio.sleep(0.1)
+        assert messages[-1][1] == Bye()
+        hear(one, Hello(name="new", started=0.0, partitions=0, heartbeat=5.0, answer=True))
+        hear(one, Heartbeat(0), origin="other1")
+        hear(one, Census(), origin="guest1")
+        await asyncio.sleep(0.6)  # a period of its own heartbeat
+        assert not closing.done()
+        one.broker.stall(stalled=False)
+        await closing
+        assert messages[-1][1] == Bye()
+        await asyncio.sleep(5)
+        assert [word for word in heard if word[1] == one.id] == [("bye", one.id)]
+
+
+@virtual
 async def test_rule_1_each_hearer_answers_with_whom_it_knows() -> None:
     async with Cluster() as cluster:
         one, two = await cluster.node(), await cluster.node()
