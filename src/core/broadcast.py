@@ -7,7 +7,8 @@
    namespace, a sid to its node alone, an event that wants acknowledgements from more than one sid to every node.
    Where clients may move from node to node (recovery), a sid goes to those with a client in the namespace, too.
    With `order="total"` also to this node's own clients by way of the log, but for `local` events.
-3. A volatile event does not wait: when the outbox is full, or the link is down, other nodes do not get it; counted.
+3. A volatile event does not wait: when the outbox is full, or the link is down, other nodes do not get it; counted. Nor
+   do this node's own clients while other events wait for a place, which it would overtake.
 4. An acknowledgement finds its way back to the node that asked; what waits for a client or a node that is gone
    waits no longer.
 """
@@ -147,6 +148,7 @@ class Broadcast:
     async def _send(self, emit: Emit, subject: Subject | None) -> Entry | None:
         """Rule 1: a place first, then the local clients and the outbox in one go."""
         publisher = self._node.publisher
+        own = self._deliver
         entry = None
         if subject is None:
             await publisher.turn()
@@ -154,11 +156,12 @@ class Broadcast:
             message = encode_message(emit)
             if emit.volatile and not publisher.fits(len(message)):
                 self._drop(emit)
+                if publisher.waited_for:
+                    own = None
             else:
                 if not publisher.reserve_now(len(message)):
                     await publisher.reserve(len(message))
                 entry = publisher.put(subject, message)
-        own = self._deliver
         if own is not None and (subject is None or not self._node.total):
             own(emit)
         elif emit.request and (own is None or entry is None or subject not in self._node.always):

@@ -96,6 +96,11 @@ class Publisher:
         return len(self._outbox)
 
     @property
+    def waited_for(self) -> bool:
+        """Whether anybody waits for a place."""
+        return bool(self._queue)
+
+    @property
     def limit(self) -> int:
         """Bytes of the largest payload."""
         return self._limit

@@ -43,6 +43,27 @@ async def test_with_confirm_an_emit_waits_for_the_resend_after_a_short_outage() 
 
 
 @virtual
+async def test_a_volatile_event_does_not_overtake_those_that_wait_for_a_place() -> None:
+    """P1: "two emits of one node reach every client that gets both in the order of the calls"."""
+    async with Cluster(outbox_messages=2) as cluster:
+        one, two = await cluster.node(), await cluster.node()
+        near, far = await one.client("a"), await two.client("a")
+        one.broker.stall()
+        waiting = [asyncio.ensure_future(one.server.emit("n", number, room="a")) for number in range(4)]
+        await asyncio.sleep(0.1)
+        await one.adapter.to("a").volatile.emit("n", -1)
+        assert await one.adapter.to("a").volatile.emit_with_ack("n", -2) == []
+        assert numbers(near) == [0, 1]
+        one.broker.stall(stalled=False)
+        await asyncio.gather(*waiting)
+        await asyncio.sleep(0.1)
+        await one.adapter.to("a").volatile.emit("n", 4)
+        await asyncio.sleep(0.1)
+        assert numbers(near) == numbers(far) == [0, 1, 2, 3, 4]
+        assert one.adapter.stats()["volatile_dropped"] == 2
+
+
+@virtual
 async def test_with_confirm_an_emit_that_is_not_confirmed_in_time_says_so_and_stays_in_the_outbox() -> None:
     async with Cluster(confirm=True, emit_timeout=3.0) as cluster:
         one, two = await cluster.node(), await cluster.node()
