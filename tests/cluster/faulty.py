@@ -126,7 +126,7 @@ class FaultyBroker:
         if self.closed:
             return
         if self.linked:
-            await asyncio.sleep(2 * LATENCY)  # rule 11: flush
+            await self._flush()
         self.closed = True
         self._drop_link(reach=0, partial=0)
         self._ready.set()
@@ -179,6 +179,14 @@ class FaultyBroker:
             if isinstance(event, Delivery):
                 self.handed(event)
         return events
+
+    async def _flush(self) -> None:
+        """Rule 11: within a second."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 1.0
+        await asyncio.sleep(2 * LATENCY)
+        while self.linked and (self._uplink or self._unconfirmed) and loop.time() < until:  # noqa: ASYNC110 - virtual time
+            await asyncio.sleep(LATENCY)
 
     # The faults
 

@@ -38,13 +38,19 @@ def check(history: History) -> list[str]:
 
 
 def p1_each_publisher_in_order(story: Story) -> Iterator[str]:
-    """Two emits of one process reach every client that gets both in the order of the calls, whatever the rooms."""
+    """Two emits of one process reach every client that gets both in the order of the calls, whatever the rooms.
+
+    In the first second after a start, those that want acknowledgements wait until all other nodes are known.
+    """
     last: dict[tuple[str, str], int] = {}
+    young = _young(story)
     for event in story.history.events:
         if isinstance(event, Got) and event.call in story.calls:
             place, call = story.calls[event.call]
             if (call.local or call.op == "ask") and story.history.total:
                 continue  # what is local takes no place in the log
+            if call.call in young:
+                continue
             key = event.client, call.node
             if place < last.get(key, -1):
                 yield f"{event.client} got {call.call} of {call.node} after a later one"
@@ -52,13 +58,21 @@ def p1_each_publisher_in_order(story: Story) -> Iterator[str]:
 
 
 def p2_one_order_for_all(story: Story) -> Iterator[str]:
-    """With `order="total"` the clients of all processes see the events of a room in the same order."""
+    """With `order="total"` the clients of all processes see the events of a room in the same order.
+
+    What was under way when the log forgot its last entries may have a new place in it: that is told ("trimmed").
+    """
     if not story.history.total:
         return
+    forgets = [
+        place for place, event in enumerate(story.history.events) if isinstance(event, Fault) and event.kind == "forget"
+    ]
     orders: dict[str, list[int]] = defaultdict(list)
     for event in story.history.events:
-        if isinstance(event, Got) and not story.calls[event.call][1].local:
-            orders[event.client].append(event.call)
+        if isinstance(event, Got) and event.call in story.calls and not story.calls[event.call][1].local:
+            called, last = story.calls[event.call][0], max(max(places) for places in story.got[event.call].values())
+            if not any(called < forget < last for forget in forgets):
+                orders[event.client].append(event.call)
     names = sorted(orders)
     for number, one in enumerate(names):
         for other in names[number + 1 :]:
@@ -137,8 +151,7 @@ def p6_every_call_ends(story: Story) -> Iterator[str]:
             yield f"{call.op} {call.call} of {call.node} took {took:.1f} s, and {call.within} s were allowed"
         if calm and call.op == "emit" and outcome in ("failed", "unsure") and call.node not in story.stopping:
             yield f"{call.op} {call.call} failed, and nothing was wrong: {story.ends[call.call][1].error}"
-        unsure = call.op == "ask" and outcome == "failed" and story.ends[call.call][1].error == "BrokerClosed"
-        if outcome == "failed" and not unsure and call.op in _EMITS and story.got.get(call.call):
+        if outcome == "failed" and call.op in _EMITS and story.got.get(call.call):
             yield f"{call.op} {call.call} failed ({story.ends[call.call][1].error}), and clients got it"
 
 
@@ -322,6 +335,17 @@ class _Excuses:
         if "given_up" in at_home or "trimmed" in there:
             return True
         return not story.history.log and bool(there & {"disconnected", "reconnected", "overflow"})
+
+
+def _young(story: Story) -> set[int]:
+    """The calls that want acknowledgements in the first second of their node."""
+    moments = story.history.moments
+    up = {event.node: moments[place] for place, event in enumerate(story.history.events) if isinstance(event, NodeUp)}
+    return {
+        number
+        for number, (place, call) in story.calls.items()
+        if call.op == "ask" and moments[place] < up.get(call.node, 0.0) + 1.2 + _stood_still(story, call.node, place)
+    }
 
 
 def _stood_still(story: Story, node: str, until: int) -> float:

@@ -17,7 +17,7 @@ from roomcast.core.errors import (
 )
 from roomcast.core.wire import Envelope
 from tests.simulation.faults import FAULTS_BY_KIND
-from tests.simulation.history import Change, ClientLeaving
+from tests.simulation.history import Change, ClientLeaving, Outcome
 from tests.simulation.world import BURST, NAMESPACES, ROOMS, SETTINGS, Member, SimProcess, World
 
 Deed = Callable[[World, random.Random], None]
@@ -27,10 +27,17 @@ EMIT = 2 * SETTINGS["emit_timeout"]
 ASK = SETTINGS["request_timeout"]
 CLAIMED = {"k0": (1, "refuse"), "k1": (1, "evict_oldest"), "k2": (2, "refuse")}
 """Keys, how many may hold each, and what happens to one too many."""
-_NOTHING_HAPPENED = (Backpressure, PayloadTooLarge, EncodeError, BrokerClosed, BrokerUnavailable)
+_NOTHING_HAPPENED = (Backpressure, PayloadTooLarge, EncodeError, BrokerUnavailable)
 
 
-def _do(world: World, node: SimProcess, call: Callable[[], int], deed: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+def _do(
+    world: World,
+    node: SimProcess,
+    call: Callable[[], int],
+    deed: Callable[[], Coroutine[Any, Any, Any]],
+    *,
+    closed: Outcome = "unsure",
+) -> None:
     """Run an application's call to its end, and note both. The call begins as soon as its process has its turn."""
 
     async def run() -> None:
@@ -44,6 +51,8 @@ def _do(world: World, node: SimProcess, call: Callable[[], int], deed: Callable[
             world.ended(number, "cancelled", exc)
         except _NOTHING_HAPPENED as exc:
             world.ended(number, "failed", exc)
+        except BrokerClosed as exc:  # of a request it may mean that nobody waits for the answer any more
+            world.ended(number, closed, exc)
         except (RoomcastError, ValueError, ConnectionError) as exc:
             world.ended(number, "unsure", exc)
         else:
@@ -203,7 +212,7 @@ def _emit(
             return tuple(sorted(world.name(answer.sid) for answer in await operator.emit_with_ack("e", number)))
         return await operator.emit("e", number)
 
-    _do(world, node, call, emit)
+    _do(world, node, call, emit, closed="failed" if op == "emit" else "unsure")
 
 
 def _real(world: World, rooms: tuple[str, ...]) -> list[str]:

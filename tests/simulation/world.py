@@ -390,10 +390,12 @@ class World:
         for node in self.running:
             sizes = bounds(node.sim)
             backlog = cast("int", sizes["backlog"])
-            self.note(Size(node.name, "outbox", backlog, 2 * SETTINGS["outbox_messages"] + BURST))
+            if backlog:
+                self.note(Size(node.name, "outbox", backlog, 2 * SETTINGS["outbox_messages"] + BURST))
             if not self.on_log:
                 events = sum(isinstance(event, Delivery) for event in node.broker._events)
-                self.note(Size(node.name, "buffer", events, SETTINGS["buffer"]))
+                if events:
+                    self.note(Size(node.name, "buffer", events, SETTINGS["buffer"]))
 
 
 _EMPTY = ("backlog", "barriers", "surveys", "answers", "acks", "waiting")
