@@ -101,7 +101,6 @@ class Adapter(Clients, Services):
             Emit: lambda emit: self._deliver(node.id, emit, emit.packet.parts),
             CloseRoom: lambda close: self._on_close_room(node.id, close),
         }
-        node.pressed = lambda: self._fanout is not None and self._fanout.pressed
         recovery = node.settings.recovery
         self._recoveries = None if recovery is None else Recoveries(node, recovery, self, self._rooms)
 
@@ -227,8 +226,10 @@ class Adapter(Clients, Services):
         bounds = Bounds(
             settings.client_queue, settings.client_queue_bytes, settings.slow_client, settings.compress_from
         )
-        self._fanout = FanOut(self.server, bounds, self._node.stats)
+        self._fanout = FanOut(self.server, bounds, self._node.stats, paced=self._node.on_a_log)
         self._broadcast.crowded = self._fanout.crowded
+        if self._node.on_a_log:
+            self._node.served = self._fanout
         if self._recoveries is not None:
             self._recoveries.serve(self.server, self._fanout, self._broadcast.packets)
             if self._doorway is None:

@@ -18,6 +18,7 @@ python-engineio makes a queue for each connection; a `ClientQueue` stands in the
    packets are dropped, with their attachments. What the client could not do without (engine.io's and python-socketio's
    own packets, acknowledgements) is never dropped: it takes the place of events, and when there are none left, the
    client is cut, whatever the policy.
+7. A queue that is more than half full says so to a keeper who can wait (`late`).
 """
 
 import asyncio
@@ -59,9 +60,14 @@ class Keeper(Protocol):
 
     bounds: Bounds
     stats: Stats
+    paced: bool
 
     def due(self, queue: "ClientQueue") -> None:
         """Flush a queue soon."""
+        ...
+
+    def late(self, queue: "ClientQueue") -> None:
+        """A queue is more than half full."""
         ...
 
     def cut(self, queue: "ClientQueue") -> None:
@@ -211,6 +217,17 @@ class ClientQueue:
         """Whether anything waits that was meant for the client before."""
         return not self.empty() or self._taken > 0 or not (self._writer is None or self._writer.idle())
 
+    def behind(self) -> bool:
+        """Whether more than half of what may wait does (rule 7)."""
+        if self.closed:
+            return False
+        bounds = self._keeper.bounds
+        return len(self.items) + self._taken > bounds.packets // 2 or self.size + self._taken_size > bounds.size // 2
+
+    def state(self) -> object:
+        """What is another one whenever the client has taken something."""
+        return id(self.items[0]) if self.items else None, self._taken, None if self._tap is None else self._tap.sends
+
     def flush(self) -> bool:
         """Write what waits, as far as the transport takes it; what remains is the writer's (rules 2 and 4).
 
@@ -265,6 +282,8 @@ class ClientQueue:
             self._wake()
         elif not self.is_due:
             self._keeper.due(self)
+        if self._keeper.paced and self.behind():
+            self._keeper.late(self)
 
     def _wake(self) -> bool:
         self.direct = False

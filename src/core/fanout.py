@@ -4,23 +4,25 @@
 2. What waits for a client is bounded, and a policy decides beyond the bound (`client_queue`).
 3. A client that is closing gets nothing.
 4. A volatile packet is dropped, and counted, for a client for whom others wait.
-5. Frames are written, and writers woken, in slices of a few milliseconds; the loop runs between two slices, and a
+5. Who reads from a log asks us to `serve` before reading on, and waits, in the bounds of `pace`, for slow clients.
+6. Frames are written, and writers woken, in slices of a few milliseconds; the loop runs between two slices, and a
    client's frames keep their order. So many members do not hold up the loop, however long all the writes take. Who
    emits to many members many times in a row lets the loop run, too: see `crowded`.
-6. All that is special about a connection (its transport, its server's websocket code, engine.io's version) is found by
+7. All that is special about a connection (its transport, its server's websocket code, engine.io's version) is found by
    looking (`writers`, `Tap`); where anything is not as expected, packets go through engine.io's own writer.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, cast
 
 from roomcast.core import sweep
 from roomcast.core.client_queue import Bounds, ClientQueue
 from roomcast.core.frames import Frame
 from roomcast.core.held_queue import HeldQueue
+from roomcast.core.pace import Pace
 from roomcast.core.packets import Parts
 from roomcast.core.rooms import Client, State
 from roomcast.core.stats import Stats
@@ -33,6 +35,7 @@ _SLICE = 0.004  # seconds of writing before the loop runs
 _CLOCK = 16  # queues flushed between two looks at the clock
 _WOKEN = 64  # writers woken per slice: each is a task that takes some 50 us of the next turn
 _CROWD = 20_000  # packets put into queues before the loop ought to run: some 5 ms
+_LOOK = 0.005  # seconds between two looks at clients that are waited for
 _QUIET = 1.0  # seconds between two log lines about dropped packets
 
 
@@ -43,13 +46,21 @@ class FanOut:
         server: the `socketio.AsyncServer`.
         bounds: what may wait for one client (rule 2).
         stats: where to count.
+        paced: somebody calls `serve`.
+
+    Attributes:
+        fell_behind: whether a queue has become more than half full since `serve` was last called.
     """
 
-    def __init__(self, server: Any, bounds: Bounds, stats: Stats) -> None:
+    def __init__(self, server: Any, bounds: Bounds, stats: Stats, *, paced: bool = False) -> None:
         self.bounds = bounds
         self.stats = stats
         self._server = server
+        self.paced = paced
+        self.fell_behind = False
         self._due: list[ClientQueue] = []
+        self._late: dict[ClientQueue, None] = {}
+        self._pace = Pace()
         self._put = 0  # since `crowded` was last true
         self._closing: set[asyncio.Task[None]] = set()
         self._dropped = 0
@@ -126,10 +137,27 @@ class FanOut:
         self._put = 0
         return True
 
-    @property
-    def pressed(self) -> bool:
-        """Whether clients wait to be written to for the first time since they were given something."""
-        return bool(self._due)
+    def away(self) -> None:
+        """This node was away until now: what it has missed is about to come (rule 5)."""
+        self._pace.away(time.monotonic())
+
+    async def serve(self) -> bool:
+        """Write to all clients what they were given, and wait for those that fall behind; whether that was so."""
+        waited = False
+        while self._due:  # noqa: ASYNC110 - they are served turn by turn
+            await asyncio.sleep(0)
+        while self._pace.waits(self._behind(), time.monotonic()):
+            waited = True
+            await asyncio.sleep(_LOOK)
+        return waited
+
+    def _behind(self) -> Mapping[object, object]:
+        """The queues that are more than half full, each with what changes when its client takes something."""
+        self.fell_behind = False
+        gone = [queue for queue in self._late if not queue.behind() or getattr(queue.socket, "closed", True)]
+        for queue in gone:
+            del self._late[queue]
+        return {queue: queue.state() for queue in self._late}
 
     def reachable(self, client: Client) -> bool:
         """Whether a client's connection is still there."""
@@ -144,6 +172,12 @@ class FanOut:
         if not self._due:
             self._schedule()
         self._due.append(queue)
+
+    def late(self, queue: ClientQueue) -> None:
+        """Take note of a queue that is more than half full."""
+        if queue not in self._late:
+            self._late[queue] = None
+            self.fell_behind = True
 
     def cut(self, queue: ClientQueue) -> None:
         """Disconnect a client that reads too slowly."""
@@ -176,7 +210,7 @@ class FanOut:
         asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Rule 5."""
+        """Rule 6."""
         due = self._due
         woken = 0
         until = time.perf_counter() + _SLICE
@@ -201,7 +235,7 @@ class FanOut:
         return queue
 
     def _install(self, eio: Any) -> None:
-        """Give each connection a queue of ours, and see its websocket when it has one (rule 6)."""
+        """Give each connection a queue of ours, and see its websocket when it has one (rule 7)."""
         if hasattr(eio, "create_queue"):
             eio.create_queue = self._make_queue
         driver: object = getattr(eio, "_async", None)

@@ -7,7 +7,8 @@
 3. After an outage publishing waits until every peer has given a sign of life, at most `regroup_timeout`: what is
    sent before a peer has resubscribed is lost to it.
    A log loses nothing, so there publishing goes on at once; and what it holds is handed on no faster than this node's
-   clients are served (`pressed`), since it can wait there.
+   clients are served, since it can wait there: each is written to before the next events, and after an absence it is
+   waited for those who fall behind (`pace`). Peers are not taken for silent meanwhile.
 4. A gap is counted, logged and told to every hook, whatever its cause (see `gaps`).
 5. With `order="total"`, what this node's own clients are to see goes through the log as well, and is done at the place
    that it has there (`at_home`): so it comes in the same order for the clients of all nodes.
@@ -29,6 +30,7 @@ from roomcast.core.health import Health
 from roomcast.core.membership import Membership, NodeInfo
 from roomcast.core.messages import Bye, Census, Heartbeat, Hello, Message, encode_message
 from roomcast.core.options import Options
+from roomcast.core.pace import Served
 from roomcast.core.publisher import Publisher
 from roomcast.core.reader import Reader
 from roomcast.core.registry import open_broker
@@ -43,6 +45,7 @@ logger = logging.getLogger("roomcast")
 
 _PARTLY = "a part of the broker cannot be reached; reconnecting"
 _SLICE = 0.005  # seconds of handling after which the loop gets a turn
+_LATE = 0.5  # seconds behind time at which this process was stopped, or kept from the loop for as long
 _MOURNED = 600.0  # seconds for which the numbers of a lost peer are kept
 _AGAIN = 1.0  # seconds until what was refused is asked for again, or what repeats is logged again
 
@@ -57,9 +60,10 @@ class Node:
         handlers: what to do with each kind of message: called with the origin's id and the message.
         always: the subjects it hears as long as it runs.
         at_home: what to do, by rule 5, with this node's own messages when they come back.
+        on_a_log: whether the broker keeps a log.
         total: whether rule 5 holds.
-        pressed: whether clients still wait to be served.
         reader: reads the whole log first, where there is recovery.
+        served: the clients that what is read from a log goes to.
         on_left: each called with the id of a node that is gone.
         on_beat: each called once in each heartbeat.
         on_close: each called when this node closes, before the broker does.
@@ -85,6 +89,7 @@ class Node:
         self._url = url
         self._broker, applied = open_broker(url, settings, self.id)
         self.settings = applied.on(self._broker, self.broker_name)
+        self.on_a_log = self._broker.log is not None
         self.total = self.settings.order == "total"
         recovery = self.settings.recovery
         if guest and recovery is not None:
@@ -126,8 +131,9 @@ class Node:
             Census: self.membership.on_census,
         }
         self.at_home: dict[type[Any], Callable[[Any], None]] = {}
-        self.pressed: Callable[[], bool] = lambda: False
         self.reader: Reader | None = None
+        self.served: Served | None = None
+        self._waited = False
         self._tracking = Tracking()
         self._in_order = self._broker.guarantees.order != "subject"
         self.subscriber = Subscriber(
@@ -290,10 +296,11 @@ class Node:
                 raise
             for event in events:
                 for _ in self._handling(event):
-                    if time.monotonic() - turn > _SLICE:
+                    served = self.served
+                    if time.monotonic() - turn > _SLICE or (served is not None and served.fell_behind):
                         await asyncio.sleep(0)
-                        while broker.log is not None and self.pressed():  # noqa: ASYNC110 - they are served turn by turn
-                            await asyncio.sleep(0)
+                        if served is not None and await served.serve():
+                            self._waited = True
                         turn = time.monotonic()
 
     def _handling(self, event: Delivery | Gap) -> Generator[None]:
@@ -396,6 +403,8 @@ class Node:
             partial = self._deaf and self._connected
             self._deaf, self._problem = gap.ongoing, _PARTLY if gap.ongoing else ""
             self.peers.resume(time.monotonic())
+            if self.served is not None:
+                self.served.away()
             if not partial:
                 self._connected = True
                 self._regroup()
@@ -406,7 +415,7 @@ class Node:
     def _regroup(self) -> None:
         self.publisher.hold(link_down=False)
         self.membership.greet()
-        if self._broker.log is not None:
+        if self.on_a_log:
             self.publisher.release()
             return
         self.peers.regroup()
@@ -437,8 +446,11 @@ class Node:
             before = now
             await asyncio.sleep(period)
             now = time.monotonic()
-            if now - before > period + self.settings.heartbeat:
-                self.peers.resume(now)  # this process was stopped: the silence was ours
+            if (late := now - before - period) > _LATE and self.served is not None:
+                self.served.away()  # this process was stopped
+            if late > self.settings.heartbeat or self._waited:
+                self.peers.resume(now)  # the silence was ours
+            self._waited = False
             while self._mourned and self._mourned[0][0] < now:
                 self._tracking.forget_origin(self._mourned.popleft()[1])
             self.membership.period_over()

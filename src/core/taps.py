@@ -28,6 +28,7 @@ class Tap:
 
     Attributes:
         writer: of the connection, once it is proven and known.
+        sends: how many sends have ended.
     """
 
     def __init__(self, websocket: Any, socket: Any) -> None:
@@ -38,6 +39,7 @@ class Tap:
         self._matched = False
         self._foreign = False
         self.writer: Writer | None = None
+        self.sends = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._websocket, name)
@@ -54,6 +56,7 @@ class Tap:
             await self._websocket.send(message)
         finally:
             self._sending -= 1
+            self.sends += 1
 
     def expect(self, packet: EioPacket | None) -> None:
         """A packet was taken from the queue."""

@@ -5,20 +5,15 @@ get all of it at once. Each test proves that its fault really happened.
 """
 
 import asyncio
-import json
 import os
-import signal
-import sys
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from roomcast import Gap
-from tests.adapter.servers import Client, Cluster, serving
+from tests.adapter.servers import serving
+from tests.faults.lone import lone_node
 from tests.faults.streams import BEAT, QUICK, RECOVERY, Stream, at_once, lost, recovered, streaming
 from tests.proxy import TcpProxy
 from tests.services import NatsServer, RedisServer, Server, SharedBrokers
@@ -154,79 +149,20 @@ async def test_a_receiver_that_the_broker_cuts_for_being_slow() -> None:
         assert [gap.reason for gap in stream.gaps if gap.missed is None] == ["disconnected", "reconnected"]
 
 
-class LoneNode:
-    """A node in a process of its own, and its one client."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.client = Client(("/",))
-
-    async def line(self) -> bytes:
-        assert self.process.stdout is not None
-        async with asyncio.timeout(20):
-            return await self.process.stdout.readline()
-
-    async def connect(self) -> None:
-        port = int(await self.line())
-        await self.client.socket.connect(f"http://127.0.0.1:{port}", transports=["websocket"])
-
-    async def stats(self) -> dict[str, Any]:
-        """Its counters, now."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(b"\n")
-        answer: dict[str, Any] = json.loads(await self.line())
-        return answer
-
-    def stopped(self) -> bool:
-        return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-    async def end(self) -> None:
-        """Let it go on, ask it to end, and kill it if it does not."""
-        assert self.process.stdin is not None
-        await self.client.aclose()
-        try:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.stdin.close()
-            async with asyncio.timeout(10):
-                assert await self.process.wait() == 0
-        finally:
-            if self.process.returncode is None:
-                self.process.kill()
-                await self.process.wait()
-
-
-@asynccontextmanager
-async def lone_node(cluster: Cluster) -> AsyncGenerator[LoneNode]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.adapter.lone_node", cluster.url, cluster.prefix, str(BEAT)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(("typings", "."))},
-        cwd=Path(__file__).parents[2],
-    )
-    node = LoneNode(process)
-    try:
-        await node.connect()
-        yield node
-    finally:
-        await node.end()
-
-
 @pytest.mark.parametrize("scheme", ["redis", "nats", "amqp"])
 async def test_a_node_that_is_stopped_for_a_while(scheme: str, shared_brokers: SharedBrokers) -> None:
-    async with serving(shared_brokers.url(scheme)) as cluster, lone_node(cluster) as lone:
+    async with serving(shared_brokers.url(scheme)) as cluster, lone_node(cluster, heartbeat=BEAT) as lone:
         node = await cluster.node(**QUICK)
         await until(lambda: node.adapter.health().peers == 1)
         for number in range(20):
             await node.sio.emit("n", number, room="red")
-        lone.process.send_signal(signal.SIGSTOP)
-        await until(lone.stopped)
+        await lone.stop()
         await until(lambda: node.adapter.health().peers == 0, within=4, what="the silent peer to be lost")
         for number in range(20, 220):
             await node.sio.emit("n", number, room="red")
             await asyncio.sleep(0.005)  # the pace of the stream: about as long as the silence that loses a peer
         assert lone.stopped()
-        lone.process.send_signal(signal.SIGCONT)
+        lone.go_on()
         took = await until(lambda: node.adapter.health().peers == 1, what="the peer to be back")
         print(f"{scheme}: stopped node back after {took:.3f} s")  # noqa: T201 - a measurement
         assert took <= RECOVERY
