@@ -22,10 +22,12 @@ class Example:
 
     Attributes:
         urls: where its processes serve.
+        processes: those.
     """
 
-    def __init__(self, urls: Sequence[str]) -> None:
+    def __init__(self, urls: Sequence[str], processes: Sequence[Program]) -> None:
         self.urls = urls
+        self.processes = processes
         self._clients: list[Client] = []
 
     async def client(self, process: int, *namespaces: str, auth: Any = None) -> Client:
@@ -43,19 +45,21 @@ class Example:
 
 
 @asynccontextmanager
-async def example(name: str, broker: str, *, processes: int = 2) -> AsyncGenerator[Example]:
+async def example(name: str, broker: str, *, processes: int = 2, **environ: str) -> AsyncGenerator[Example]:
     """`examples/<name>.py` under uvicorn, so many processes of it.
 
     Args:
         name: of the file; its ASGI application is `app`.
         broker: its URL.
         processes: how many.
+        environ: what the example looks for in its environment besides.
     """
     async with AsyncExitStack() as stack:
-        programs = [Program([*_UVICORN, "--port", "0", f"{name}:app"], _environ(broker)) for _ in range(processes)]
+        variables = _environ(broker) | environ
+        programs = [Program([*_UVICORN, "--port", "0", f"{name}:app"], variables) for _ in range(processes)]
         await _start(stack, programs)
         running = await asyncio.gather(*(program.says(r"Uvicorn running on (http://\S+)") for program in programs))
-        yield await _opened(stack, [match.group(1) for match in running])
+        yield await _opened(stack, [match.group(1) for match in running], programs)
 
 
 @asynccontextmanager
@@ -68,7 +72,7 @@ async def example_on_aiohttp(name: str, broker: str, *, processes: int = 2) -> A
         ]
         await _start(stack, programs)
         await asyncio.gather(*(program.says(r"Running on http://") for program in programs))
-        yield await _opened(stack, [f"http://127.0.0.1:{port}" for port in ports])
+        yield await _opened(stack, [f"http://127.0.0.1:{port}" for port in ports], programs)
 
 
 async def _start(stack: AsyncExitStack, programs: Sequence[Program]) -> None:
@@ -82,8 +86,8 @@ async def _start(stack: AsyncExitStack, programs: Sequence[Program]) -> None:
     stack.callback(stop)
 
 
-async def _opened(stack: AsyncExitStack, urls: Sequence[str]) -> Example:
-    opened = Example(urls)
+async def _opened(stack: AsyncExitStack, urls: Sequence[str], programs: Sequence[Program]) -> Example:
+    opened = Example(urls, programs)
     stack.push_async_callback(opened.aclose)
     return opened
 
