@@ -22,17 +22,19 @@ from tests.adapter.servers import Client, Cluster, Node, serving
 ROOT = Path(__file__).parents[2]
 
 GUIDES = ("address-clients", "collect-acks", "find-clients", "move-clients", "talk-between-servers", "nodes")
+RECOVER = "docs/how-to/recover-connections.md"
 
 
-@pytest.mark.parametrize("page", [*(f"docs/how-to/{guide}.md" for guide in GUIDES), "README.md"])
+@pytest.mark.parametrize("page", [*(f"docs/how-to/{guide}.md" for guide in GUIDES), RECOVER, "README.md"])
 async def test_a_guide_runs_as_it_is_printed(page: str) -> None:
     printed = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
     blocks = [block for block in printed if not block.startswith("import")]  # that one is a whole program
     everywhere = [block for block in blocks if block.startswith("@")]
     once = [block for block in blocks if not block.startswith("@")]
     assert blocks
-    async with serving(f"memory://m{uuid4().hex[:12]}") as cluster:
-        nodes = cluster.unstarted(), cluster.unstarted()
+    scheme, recovery = ("memory+log", roomcast.Recovery()) if page == RECOVER else ("memory", None)
+    async with serving(f"{scheme}://m{uuid4().hex[:12]}") as cluster:
+        nodes = cluster.unstarted(recovery=recovery), cluster.unstarted(recovery=recovery)
         for node in nodes:
             await run(everywhere, names(node))
             await node.start()
@@ -67,7 +69,7 @@ async def never(*_args: object) -> None:
 
 def names(node: Node) -> dict[str, Any]:
     """What a snippet takes for granted, besides the standard library."""
-    here = {"adapter": node.adapter, "sio": node.sio, "print": quiet}
+    here = {"adapter": node.adapter, "sio": node.sio, "print": quiet, "load_state": list}
     return here | {"roomcast": roomcast, "contextlib": contextlib, "os": os}
 
 
