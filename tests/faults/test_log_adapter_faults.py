@@ -9,6 +9,7 @@ import pytest
 
 from tests.adapter.servers import Client, Cluster, serving
 from tests.faults.lone import lone_node
+from tests.proxy import TcpProxy
 from tests.services import SharedBrokers
 
 pytestmark = pytest.mark.fault
@@ -50,3 +51,43 @@ async def burst_past_a_stopped_node(cluster: Cluster, *, count: int, size: int, 
 async def test_a_stopped_node_brings_its_clients_all_of_a_burst(scheme: str, shared_brokers: SharedBrokers) -> None:
     async with serving(shared_brokers.log_url(scheme)) as cluster:
         await burst_past_a_stopped_node(cluster, count=3000, size=4000, queue=300)
+
+
+@pytest.mark.parametrize("fault", ["stall", "reset"])
+@pytest.mark.parametrize("scheme", ["redis+streams", "nats+jetstream", "amqp+streams"])
+async def test_a_cancelled_emit_is_delivered_everywhere_or_nowhere(
+    scheme: str, fault: str, shared_brokers: SharedBrokers
+) -> None:
+    """P6 through a fault: whoever is cancelled, at whatever point, its event comes once or never, and in its place."""
+    async with TcpProxy(shared_brokers.log_url(scheme)) as proxy, serving(proxy.url) as cluster:
+        a, b = await cluster.pair(heartbeat=BEAT, peer_timeout=2 * BEAT)
+        near, far = await a.client(), await b.client()
+        await a.sio.enter_room(near.sid, "red")
+        await b.sio.enter_room(far.sid, "red")
+        emits: list[asyncio.Future[None]] = []
+        for number in range(300):
+            emits.append(asyncio.ensure_future(a.sio.emit("n", (number, ""), room="red")))
+            if number % 6 == 1:
+                emits[-1].cancel()  # before it began
+            await asyncio.sleep(0)
+            if number % 6 == 3:
+                emits[-1].cancel()  # as it waits for its confirmation
+            await asyncio.sleep(0.002)
+            if number == 100 and fault == "stall":
+                proxy.stall()
+            elif number == 200 and fault == "stall":
+                emits[-90].cancel()
+                proxy.resume()
+            elif number in {100, 200}:
+                assert await proxy.reset() >= 2
+        ended = await asyncio.gather(*emits, return_exceptions=True)
+        kept = {number for number, result in enumerate(ended) if result is None}
+        cancelled = {number for number, result in enumerate(ended) if isinstance(result, asyncio.CancelledError)}
+        assert len(kept) + len(cancelled) == 300
+        assert len(cancelled) >= 50
+        await a.sio.emit("end", room="red")
+        here, there = await numbers(near), await numbers(far)
+        assert here == there == sorted(set(here))
+        assert kept <= set(here)
+        assert not {number for number in range(300) if number % 6 == 1} & set(here), "it had not begun"
+        assert set(here) & cancelled, "those that had begun are delivered"
