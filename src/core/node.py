@@ -478,6 +478,10 @@ class Node:
     def _say(self, subject: Subject, message: Message) -> asyncio.Future[Any]:
         return self.publisher.say(subject, encode_message(message))
 
+    def carries(self, message: Message) -> bool:
+        """Whether a message is small enough for any envelope."""
+        return self.publisher.carries(len(encode_message(message)))
+
     def answer(self, node: str, message: Message) -> bool:
         """Send an answer to a node's inbox, in order with what this node emits; never waits.
 

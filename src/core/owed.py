@@ -2,7 +2,8 @@
 
 1. A node that asks is told which clients were asked, before any of them can answer.
 2. Each of them then acknowledges, once, or is taken for gone: when it leaves, when it owes more than `OWED`, or when
-   its answer cannot travel. The node that asked is told in every case, so nothing there waits for ever.
+   its answer cannot travel. The node that asked is told in every case, so nothing there waits for ever; only when twice
+   the outbox waits already it is not, which is counted and told as given up.
 """
 
 from collections.abc import Sequence
@@ -60,10 +61,12 @@ class Owed:
         if origin == self._node.id:
             return self._acks.answer(request, origin, client.sid)
         try:
-            if not self._node.answer(origin, Ack(request, client.sid, packets.ack(data, namespace, request))):
-                self._lost(origin, request, client, EncodeError("It is larger than max_payload."))
+            ack = Ack(request, client.sid, packets.ack(data, namespace, request))
         except EncodeError as exc:
             self._lost(origin, request, client, exc)
+            return None
+        if not self._node.answer(origin, ack) and not self._node.carries(ack):  # else too much waits, which is told
+            self._lost(origin, request, client, EncodeError("It is larger than max_payload."))
         return None
 
     def drop(self, client: Client) -> None:

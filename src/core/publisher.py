@@ -105,6 +105,10 @@ class Publisher:
         """Bytes of the largest payload."""
         return self._limit
 
+    def carries(self, size: int) -> bool:
+        """Whether a message of `size` bytes fits the broker."""
+        return size + OVERHEAD <= self._limit
+
     def attach(self, broker: Broker) -> None:
         """Publish to this broker, once released."""
         self._broker = broker

@@ -20,7 +20,8 @@ class Outgoing:
 
     Attributes:
         said: (node, message), in order.
-        refuses: whether a message is larger than a message may be.
+        refuses: whether no acknowledgement can be sent.
+        small: whether one is small enough all the same.
         faults: what went wrong where no caller was to be told.
     """
 
@@ -29,6 +30,7 @@ class Outgoing:
     def __init__(self) -> None:
         self.said: list[tuple[str, Message]] = []
         self.refuses = False
+        self.small = False
         self.faults: list[BaseException] = []
 
     def answer(self, node: str, message: Message) -> bool:
@@ -36,6 +38,9 @@ class Outgoing:
             return False
         self.said.append((node, message))
         return True
+
+    def carries(self, _message: Message) -> bool:
+        return self.small
 
     def fault(self, _what: str, error: BaseException) -> None:
         self.faults.append(error)
@@ -142,6 +147,17 @@ def test_rule_2_an_answer_that_cannot_travel_is_told_as_none(node: Outgoing, owe
     assert node.said == [(FAR, Ack(7, "s0"))]
     (fault,) = node.faults
     assert isinstance(fault, EncodeError)
+
+
+def test_rule_2_an_answer_for_which_there_is_no_place_is_no_fault(node: Outgoing, owed: Owed) -> None:
+    """ "Only when twice the outbox waits already it is not, which is counted and told as given up." """
+    (one,) = clients(1)
+    number = owed.ask(FAR, 7, [one])
+    node.said.clear()
+    node.refuses = node.small = True
+    assert owed.settle(one, number, ["x"], "/", Packets()) is None
+    assert node.said == []
+    assert node.faults == []
 
 
 def test_all_clients_of_one_emit_can_be_given_the_same_packet(owed: Owed) -> None:
