@@ -126,6 +126,8 @@ def p5_holes_are_counted(story: Story) -> Iterator[str]:
             numbers.handed(event)
         elif isinstance(event, Forgot):
             numbers.paused.update(key for key in numbers.last if key[:2] == (event.node, event.subject))
+        elif isinstance(event, Met) and event.why == "bye":
+            numbers.forget(event.node, event.peer)
         elif isinstance(event, Told) and event.reason == "missed":
             told[event.node, event.subject, event.origin] += event.missed or 0
     for key in sorted(numbers.holes.keys() | told.keys()):
@@ -274,8 +276,8 @@ def answers_are_complete(story: Story) -> Iterator[str]:
                 yield f"{client} answered {call.call} without having got it"
         for client, places in story.got[call.call].items():
             life = story.clients[client]
-            if not story.knows(call.node, life.node, called):
-                continue  # it joined since
+            if not story.kept(call.node, life.node, called, place):
+                continue  # it joined since, or was taken for lost
             if places[0] < place and life.leaving > place and client not in answered:
                 yield f"{client} got {call.call}, is still there, and was not waited for"
 
@@ -293,6 +295,11 @@ class _Numbers:
         self.last: dict[tuple[str, str, str], tuple[int, int]] = {}
         self.paused: set[tuple[str, str, str]] = set()
         self.holes = Counter[tuple[str, str, str]]()
+
+    def forget(self, node: str, origin: str) -> None:
+        """A node has said bye to another one."""
+        for key in [key for key in self.last if key[0] == node and key[2] == origin]:
+            del self.last[key]
 
     def handed(self, event: Handed) -> None:
         key = event.node, event.subject, event.origin

@@ -38,7 +38,7 @@ def cut(world: World, draw: random.Random, node: SimProcess) -> float:
         world.loop.call_later(seconds, _let_in, world, node)
     else:
         node.broker.lose_link(reach=draw.randint(0, 3), partial=draw.randint(0, 3))
-        world.loop.call_later(seconds, _restore, node)
+        world.loop.call_later(seconds, _restore, node, context=node.context)  # it is the process that connects
     return seconds
 
 
@@ -112,7 +112,7 @@ def crash(world: World, draw: random.Random) -> None:
     for node in nodes:
         node.broker.lose_link(reach=draw.randint(0, 2))
         seconds += draw.choice((0.0, 0.0015, 0.2))
-        world.loop.call_later(seconds, _restore, node)
+        world.loop.call_later(seconds, _restore, node, context=node.context)
 
 
 def trim(world: World, draw: random.Random) -> None:

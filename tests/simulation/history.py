@@ -192,6 +192,7 @@ class Met(Event):
     node: str
     peer: str
     kind: Literal["joined", "left"]
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

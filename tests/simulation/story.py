@@ -133,6 +133,11 @@ class Story:
         index = bisect_left(met, (place, ""))
         return node == peer or (index > 0 and met[index - 1][1] == "joined")
 
+    def kept(self, node: str, peer: str, since: int, until: int) -> bool:
+        """Whether a node knew another one all the time between two places."""
+        met = self._met[node, peer]
+        return self.knows(node, peer, since) and not any(since < place < until for place, _ in met)
+
     def _soon_after(self, place: int) -> int:
         """A place a moment later: several are told of the same thing one after the other."""
         moments = self.history.moments

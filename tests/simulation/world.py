@@ -238,8 +238,8 @@ class World:
             self.note(Met(name, self.name(info.id), "joined"))
 
         @sim.adapter.on("node_left")
-        def left(info: NodeInfo, _why: str) -> None:
-            self.note(Met(name, self.name(info.id), "left"))
+        def left(info: NodeInfo, why: str) -> None:
+            self.note(Met(name, self.name(info.id), "left", why))
 
         parting, went = adapter._parting, adapter._went
 
@@ -335,7 +335,7 @@ class World:
                 self.loop.thaw(node.name)
                 if not self.on_log:
                     node.broker.behave()
-                    node.broker.restore_link()
+                    self.loop.call_soon(node.broker.restore_link, context=node.context)
         self.logs.restart()
         self.logs.refused.clear()
         for node in self.nodes:
