@@ -196,7 +196,7 @@ class Adapter(Clients, Services):
     def _parting(self, client: Client) -> None:
         self._owed.drop(client)
         if self._recoveries is not None:
-            self._recoveries.parting(client)
+            self._recoveries.parting(client, sent_away=self._doorway is None or not self._doorway.leaves(client))
 
     def _went(self, client: Client) -> None:
         self._owed.drop(client)

@@ -55,6 +55,11 @@ class Doorway:
         leaving = _leaving.get()
         return leaving is not None and leaving.sid == sid and self._rooms.client(namespace, sid) is not leaving
 
+    @staticmethod
+    def leaves(client: Client) -> bool:
+        """Whether its connection, or the client itself, is what ends it here; else the application does."""
+        return _leaving.get() is client
+
     # In the server's way
 
     def handle_connect(self, handle: Any) -> Any:
@@ -63,9 +68,10 @@ class Doorway:
         async def handle_connect(eio_sid: str, namespace: str | None, data: Any) -> None:
             namespace = namespace or "/"
             key = (eio_sid, namespace)
-            self._wishes[key], data = self.recoveries.look_at(self._server.environ.get(eio_sid, {}), data)
+            environ: dict[str, Any] = self._server.environ.get(eio_sid, {})
+            self._wishes[key], auth = self.recoveries.look_at(environ, data)
             try:
-                await handle(eio_sid, namespace, data)
+                await handle(eio_sid, namespace, auth)
             finally:
                 self._wishes.pop(key, None)
             client = self._rooms.by_eio_sid(namespace, eio_sid)
@@ -90,7 +96,7 @@ class Doorway:
         """Rule 1."""
 
         async def send_packet(eio_sid: str, packet: Any) -> None:
-            if packet.packet_type == sio_packet.CONNECT and isinstance(packet.data, dict):
+            if packet.packet_type == sio_packet.CONNECT and "sid" in (packet.data or ()):
                 client = self._rooms.by_eio_sid(packet.namespace or "/", eio_sid)
                 if client is not None and client.session is not None:
                     packet.data = {**packet.data, "pid": client.session.pid}

@@ -75,11 +75,17 @@ class LogReader:
         self._shared = (f"{node.subjects.prefix}.room.", f"{node.subjects.prefix}.all.", node.subjects.sessions)
         self._begin()
         node.reader = self
+        node.handlers |= dict.fromkeys((Keep, Part, Resume, Refuse, Seize, Lost), _done)
 
     def _begin(self) -> None:
         window = self._settings.window
         self.tail = Tail(seconds=2 * window, size=self._settings.memory)
         self.table = Sessions(window=window, limit=self._settings.sessions)
+
+    @property
+    def known(self) -> bool:
+        """Whether this node knows where in the log it is."""
+        return self._known.is_set()
 
     async def ready(self) -> bool:
         """Whether this node knows where in the log it is; it waits for that for a while."""
@@ -131,8 +137,7 @@ class LogReader:
                 self._listener.act(self.table.lost(origin, self._sent))
             elif about_sessions and not isinstance(message, WireError):
                 self._take_in(origin, message)
-                continue
-            if self._node.wants(subject):
+            if about_sessions or self._node.wants(subject):
                 yield origin, message
 
     def unread(self, delivery: Delivery, error: WireError) -> None:
@@ -196,3 +201,7 @@ class LogReader:
             self.tail.tick(time.monotonic())
             self.table.tick(time.time())
             self._listener.tick()
+
+
+def _done(_origin: str, _message: object) -> None:
+    """What the node has to do about a message that the reader has taken in: the loop may run after each."""

@@ -168,9 +168,7 @@ class Recoveries:
         except Exception as exc:  # noqa: BLE001 - the application's function: its client connects without recovery
             self._node.fault("a function of the recovery's settings failed", exc)
             offered = False
-        return Wish(offered, identity, pid if offered else "", place if isinstance(place, str) else None), cast(
-            "Any", own
-        )
+        return Wish(offered, identity, pid if offered else "", place), own
 
     async def restore(self, eio_sid: str, namespace: str, wish: Wish) -> str | None:
         """The sid of a client whose session is restored, and who is taken in; None when it needs a fresh one."""
@@ -199,7 +197,7 @@ class Recoveries:
 
     def admit(self, client: Client, namespace: str, wish: Wish) -> None:
         """A client has a fresh session."""
-        if wish.offered:
+        if wish.offered and self.reader.known:
             pid = secrets.token_urlsafe(_PID)
             client.session = Served(pid, client, namespace, born=self.reader.tail.latest, identity=wish.identity)
 
@@ -366,12 +364,17 @@ class Recoveries:
 
     # Clients that go (rules 4 and 6)
 
-    def parting(self, client: Client) -> None:
-        """A client is going: what it leaves behind is what it has now."""
+    def parting(self, client: Client, *, sent_away: bool) -> None:
+        """A client is going: what it leaves behind is what it has now.
+
+        Args:
+            client: which.
+            sent_away: the application wants it to go.
+        """
         served = client.session
         if served is None or served.parting:
             return
-        if self._here(client.eio_sid):
+        if sent_away or self._here(client.eio_sid):
             self._part(served, over=True)
             return
         self._keep(served)
@@ -484,11 +487,8 @@ def _stored(keep: Keep) -> dict[str, Any]:
 
 def _without_recovery(auth: Any) -> tuple[str, str | None, Any]:
     """The pid and the place in what a client sent as `auth`, and the rest of it."""
-    if not isinstance(auth, dict):
-        return "", None, auth
-    own = dict(cast("dict[str, Any]", auth))
-    pid = own.pop("pid", None)
-    if not isinstance(pid, str) or len(pid) != _PID * 4 // 3:  # the application's own
-        return "", None, cast("Any", auth)
-    place = own.pop("offset", None)
+    own = dict(cast("dict[str, Any]", auth)) if isinstance(auth, dict) else {}
+    pid, place = own.pop("pid", None), own.pop("offset", None)
+    if not isinstance(pid, str) or len(pid) != _PID * 4 // 3:  # there is none, or it is the application's own
+        return "", None, auth  # pyright: ignore[reportUnknownVariableType]  # an application's, of any kind
     return pid, place if isinstance(place, str) else None, own or None

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from roomcast.core.messages import Emit, Keep, Part, Refuse, Resume, Seize, Stay
-from roomcast.core.subjects import Room
 from roomcast.core.tail import UNKNOWN, Kept
 
 _WAITING = 8  # who may wait for one session
@@ -294,10 +293,10 @@ class Sessions:
 def missed(kept: Iterable[Kept], start: int, sid: str, namespace: str, stays: Sequence[Stay]) -> list[Kept]:
     """Those of the packets after `start` that were for a client which was in these rooms at these times."""
     always = {sid, *(stay.room for stay in stays if stay.joined <= start and stay.left is None)}
-    passing = [stay for stay in stays if stay.joined > start or stay.left is not None]
+    passing = [stay for stay in stays if stay.joined > start or (stay.left is not None and stay.left > start)]
 
     def was_for(emit: Emit, number: int) -> bool:
-        rooms: set[Room] = {*always, *(stay.room for stay in passing if _was_in(stay, number))}
+        rooms = always if not passing else {*always, *(stay.room for stay in passing if _was_in(stay, number))}
         return (not emit.rooms or not rooms.isdisjoint(emit.rooms)) and rooms.isdisjoint(emit.excluded)
 
     return [one for one in kept if one.emit.namespace == namespace and was_for(one.emit, one.number)]

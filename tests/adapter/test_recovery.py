@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 from uuid import uuid4
 
+import msgspec
 import pytest
 
 import roomcast
@@ -15,6 +16,8 @@ from roomcast.brokers.log_broker import LogBroker
 from roomcast.brokers.memory_log import memory_logs
 from roomcast.core.broker import BrokerConfig
 from roomcast.core.errors import ConfigurationError
+from roomcast.core.messages import Bye, Keep, Message, Part, Refuse, Resume, Seize, encode_message
+from roomcast.core.wire import Envelope, Wire
 from tests.adapter.returning import Event, Returning
 from tests.adapter.servers import Cluster, Node, serving
 from tests.brokers.test_conformance import LOGS, broker_class
@@ -32,6 +35,7 @@ class Home:
         self.cluster = cluster
         self.clients: list[Returning] = []
         self.environs: list[bool] = []
+        self.settings: dict[str, Any] = {"heartbeat": 1.0, "peer_timeout": 2.0}
 
     async def nodes(self, count: int = 2, **recovery: Any) -> list[Node]:
         """So many nodes; each joins a new client to the room it asks for in `auth`, before it is accepted."""
@@ -42,7 +46,7 @@ class Home:
     ) -> Node:
         """A node that has met the others."""
         recovering: dict[str, Any] = {"window": WINDOW, "patience": PATIENCE} | recovery
-        named: Any = {"heartbeat": 1.0, "peer_timeout": 2.0} | (settings or {})
+        named: Any = self.settings | (settings or {})
         node = await self.cluster.node(server=server, recovery=Recovery(**recovering), **named)
 
         async def connect(sid: str, environ: dict[str, Any], auth: Any = None) -> bool | None:
@@ -216,7 +220,12 @@ async def test_a_node_that_is_killed_takes_nobody_with_it(home: Home) -> None:
     assert await nodes[1].sio.get_session(client.sid) == {"name": "Ann"}
 
 
-async def test_a_node_that_stops_hands_its_clients_on_and_one_that_starts_knows_them(home: Home) -> None:
+@pytest.mark.parametrize("secret", [None, "a secret of the cluster"])
+async def test_a_node_that_stops_hands_its_clients_on_and_one_that_starts_knows_them(
+    home: Home, secret: str | None
+) -> None:
+    """With a secret, too."""
+    home.settings["secret"] = secret
     nodes = await home.nodes()
     client, other = await home.client(nodes[0]), await home.client(nodes[1])
     await emit(nodes[1], [1], to="red")
@@ -499,6 +508,43 @@ async def test_a_session_is_over_when_its_client_or_the_application_ends_it(home
     assert not client.recovered
     assert nodes[0].adapter.stats()["sessions_unrecovered"] == 2
     assert nodes[1].adapter.stats()["sessions_unrecovered"] == 1
+
+
+async def test_a_stranger_among_the_sessions_harms_nobody(home: Home) -> None:
+    """P8: "any bytes on the channel: no crash, no reconnect, no leak, no client cut off; one counter" """
+    nodes = await home.nodes()
+    client, away = await home.client(nodes[0]), await home.client(nodes[0])
+    await home.away(nodes[0], away)
+    inside: Any = nodes[1].inside._node
+    subject = inside.subjects.sessions
+    wire = Wire(max_payload=1 << 20)
+    messages: list[Message] = [
+        Keep("x", 1, client.sid, "/", (), msgspec.Raw(b"\xc3"), "e", 1, 1, 1),
+        Keep(client.pid, 0, client.sid, "/", (), msgspec.Raw(b"\x80"), "e", 1, 1, 1),
+        Part(client.pid, 0, over=True),
+        Part(away.pid, 7, over=True),
+        Resume(1, "nobody"),
+        Resume(2, client.pid),
+        Refuse(client.pid, 0),
+        Seize(client.pid, 3),
+        Bye(),
+    ]
+    for number, message in enumerate(messages, 1):
+        envelope = Envelope("hacker", number, 0, 1, [msgspec.Raw(encode_message(message))])
+        await inside._broker.publish(subject, wire.seal(subject, envelope))
+    broken = wire.seal(subject, Envelope("hacker", 99, 0, 1, [msgspec.Raw(b"\xc1")]))
+    for payload in (b"", b"\x00", b"\x01\x00\xff", broken):
+        await inside._broker.publish(subject, payload)
+    await emit(nodes[1], [0])
+    assert await client.hear("n") == events([0])
+    await away.connect(nodes[1])
+    assert away.recovered
+    await home.away(nodes[0], client, 1)
+    await client.connect(nodes[1])
+    assert client.recovered
+    assert await home.end(nodes[0], client, away) == [events([1]), events([0, 1])]
+    assert all(node.adapter.stats()["faults"] == 0 for node in nodes)
+    assert nodes[1].adapter.stats()["refused"]["malformed"] == 4
 
 
 # What cannot be given back

@@ -87,6 +87,20 @@ async def test_rule_3_a_join_whose_user_leaves_before_the_subscribe_does_not_wai
         assert not subscriber.active(ROOM)
 
 
+async def test_what_is_delivered_anyway_is_heard_at_once() -> None:
+    """ "the broker delivers every subject, wanted or not: what is wanted is heard at once" """
+    gate = Gate()
+    subscriber = Subscriber(60.0, dropped=print, fault=print, everything=True)
+    loop = asyncio.ensure_future(subscriber.run(as_broker(gate)))
+    assert not subscriber.active(ROOM)
+    subscriber.hear(ROOM)
+    assert subscriber.active(ROOM)
+    await subscriber.heard(ROOM)
+    subscriber.close()
+    loop.cancel()
+    await asyncio.gather(loop, return_exceptions=True)
+
+
 async def test_rule_4_what_the_broker_refuses_is_told_to_whoever_waits_and_asked_for_again() -> None:
     async with running() as (subscriber, gate, faults):
         subscriber.hear(ROOM)

@@ -229,6 +229,22 @@ def test_an_id_is_put_where_socketio_puts_it(data: list[Any], namespace: str, nu
         assert (decoded.id, decoded.data) == (number, ["a", *data])
 
 
+@given(data=binary, namespace=namespaces)
+@effort(100)
+def test_a_place_is_one_more_argument_and_the_last(data: list[Any], namespace: str) -> None:
+    for packets, packet_class in ((JSON, SioPacket), (MSGPACK, MsgPackPacket)):
+        parts = packets.event("a", data, namespace).parts
+        placed = packets.with_place(parts, namespace, "e.1.2")
+        decoded = read(packet_class, placed)
+        assert decoded.data == ["a", *data, "e.1.2"]
+        head, *blobs = placed
+        binaries = tuple(blob for blob in blobs if isinstance(blob, bytes))
+        again = Packet(packets.codec, head, binaries) if isinstance(head, str) else Packet(packets.codec, "", (head,))
+        assert packets.accept(again, namespace) == placed
+    own = Packets(OwnPacket)
+    assert read(OwnPacket, own.with_place(own.event("a", [1], "/chat").parts, "/chat", "e")).data == ["a", 1, "e"]
+
+
 # Acknowledgements
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import ClassVar
 
+import msgspec
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -250,6 +251,18 @@ def test_rule_4_a_better_hello_is_accepted() -> None:
     assert isinstance(peers.hello("a", hello("a", partitions=64), 1.0), PeerJoined)
     assert not peers.refusal
     assert peers.ids == {"a"}
+
+
+def test_the_longest_window_of_those_who_are_there_is_known() -> None:
+    peers = Peers(partitions=0, timeout=10.0)
+    windows: list[float] = []
+    for node, window in (("a", 5.0), ("b", 7.0), ("c", 0.0), ("b", 3.0)):
+        peers.hello(node, msgspec.structs.replace(hello(node), window=window), 0.0)
+        windows.append(peers.window)
+    for node in "abc":
+        peers.bye(node)
+        windows.append(peers.window)
+    assert windows == [5.0, 7.0, 7.0, 5.0, 3.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(("heartbeat", "patience"), [(1.0, 10.0), (8.0, 16.0), (1e9, 100.0)])

@@ -196,6 +196,14 @@ def test_rule_3_forgetting_an_origin_lets_nothing_be_played_again() -> None:
     assert refusal(receiver.open, SUBJECT, payload, NOW + 61 * SECOND) == "stale"
 
 
+def test_rule_3_what_a_log_gives_back_is_verified_and_need_not_be_fresh() -> None:
+    receiver = wire(SECRET)
+    payload = wire(SECRET).seal(SUBJECT, envelope())
+    receiver.open(SUBJECT, payload, NOW)
+    assert receiver.open(SUBJECT, payload, None).origin == "node-1"
+    assert refusal(wire("another secret of it").open, SUBJECT, payload, None) == "signature"
+
+
 def test_an_unsigned_cluster_compares_no_clocks() -> None:
     payload = wire().seal(SUBJECT, envelope())
     for now in (0, NOW, 2 * NOW):
