@@ -50,7 +50,7 @@ async def burst_past_a_stopped_node(cluster: Cluster, *, count: int, size: int, 
 @pytest.mark.parametrize("scheme", ["redis+streams", "nats+jetstream", "amqp+streams"])
 async def test_a_stopped_node_brings_its_clients_all_of_a_burst(scheme: str, shared_brokers: SharedBrokers) -> None:
     async with serving(shared_brokers.log_url(scheme)) as cluster:
-        await burst_past_a_stopped_node(cluster, count=3000, size=4000, queue=300)
+        await burst_past_a_stopped_node(cluster, count=1500, size=8000, queue=150)
 
 
 @pytest.mark.parametrize("fault", ["stall", "reset"])
