@@ -13,11 +13,12 @@ from typing import Any
 
 from socketio import packet as sio_packet
 
-from roomcast.core.recovery import Recoveries, Wish
+from roomcast.core.recovery import Recoveries
 from roomcast.core.rooms import Client, Rooms, State
+from roomcast.core.wish import Wish
 
 _leaving: ContextVar[Client | None] = ContextVar("roomcast_leaving", default=None)
-_NOTHING = Wish(offered=False, identity="")
+_NOTHING = Wish(offered=False)
 
 
 class Doorway:

@@ -39,6 +39,10 @@ class Listener(Protocol):
         """An owner has described a session."""
         ...
 
+    def heard(self, node: str) -> None:
+        """A node speaks of sessions."""
+        ...
+
     def doubt(self, *, anew: bool) -> None:
         """Something of the log was not read; `anew` when it is another log."""
         ...
@@ -81,6 +85,7 @@ class LogReader:
         window = self._settings.window
         self.tail = Tail(seconds=2 * window, size=self._settings.memory)
         self.table = Sessions(window=window, limit=self._settings.sessions)
+        self.table.tick(time.monotonic())
 
     @property
     def known(self) -> bool:
@@ -173,10 +178,11 @@ class LogReader:
 
     def _take_in(self, origin: str, message: Message) -> None:
         table, sent = self.table, self._sent
+        self._listener.heard(origin)
         try:
             match message:
                 case Keep():
-                    self._listener.act(table.keep(origin, message, sent))
+                    self._listener.act(table.keep(origin, message))
                     self._listener.compare(table.get(message.pid))
                 case Part():
                     self._listener.act(table.part(origin, message, sent))
@@ -199,7 +205,7 @@ class LogReader:
         while True:
             await asyncio.sleep(self._settings.window / PERIODS)
             self.tail.tick(time.monotonic())
-            self.table.tick(time.time())
+            self.table.tick(time.monotonic())
             self._listener.tick()
 
 

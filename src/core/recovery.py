@@ -9,20 +9,20 @@
 4. A client that disconnects, is disconnected or refused has no session any more. One whose connection is lost does.
 5. What can change a session (a room, the session data) is told to all within `_SETTLE`, and everything again in each
    half window.
-6. A session that is asked for while this node serves it is given up when its client does not answer a ping.
+6. A session that is asked for while this node serves it is given up when its client does not answer a ping. One that
+   another node serves is taken from it when that has not answered for `patience`, and then others at once, until it
+   is heard again.
 7. A node that has not read something of the log forgets what it knew of the sessions of others.
 """
 
 import asyncio
 import contextlib
 import logging
-import secrets
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import msgspec
 
@@ -43,29 +43,14 @@ from roomcast.core.served import Served
 from roomcast.core.sessions import Asked, Denied, Granted, News, Session, missed
 from roomcast.core.subjects import Room
 from roomcast.core.tail import Kept, read_place
+from roomcast.core.wish import Wish, look_at, new_pid
 
 logger = logging.getLogger("roomcast")
 
-_PID = 18  # random bytes
 _SETTLE = 0.05
 """Seconds within which several changes of a session are told at once (rule 5)."""
 
 _decoder = msgspec.msgpack.Decoder(dict[str, Any])
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a client said of itself as it connected.
-
-    Attributes:
-        offered: whether it may have a session that can be restored.
-        pid, place: of the session that it had, if any, and the last place it got.
-    """
-
-    offered: bool
-    identity: str
-    pid: str = ""
-    place: str | None = None
 
 
 class _Pending:
@@ -111,6 +96,7 @@ class Recoveries:
         self._changed: dict[Served, None] = {}
         self._settling: asyncio.TimerHandle | None = None
         self._omitted: set[str] = set()
+        self._silent: set[str] = set()
         self._again = settings.window * (1 / 2 - 1 / PERIODS)
         node.membership.on_left.append(self._on_left)
         node.on_close.append(self._close)
@@ -150,6 +136,10 @@ class Recoveries:
             served.cut(anew=anew)
         self.reassert()
 
+    def heard(self, node: str) -> None:
+        """A node speaks of sessions: it is not silent (rule 6)."""
+        self._silent.discard(node)
+
     def reassert(self) -> None:
         """This node was taken for lost, or may have been: what it serves it says again."""
         for served in self._served.values():
@@ -159,16 +149,10 @@ class Recoveries:
 
     def look_at(self, environ: dict[str, Any], auth: Any) -> tuple[Wish, Any]:
         """What a client says of itself, and its `auth` without that."""
-        pid, place, own = _without_recovery(auth)
-        identity, offered = "", False
-        try:
-            offered = bool(self.settings.offer(environ, own))
-            if offered and self.settings.identity is not None:
-                identity = str(self.settings.identity(environ, own))
-        except Exception as exc:  # noqa: BLE001 - the application's function: its client connects without recovery
-            self._node.fault("a function of the recovery's settings failed", exc)
-            offered = False
-        return Wish(offered, identity, pid if offered else "", place), own
+        wish, own, error = look_at(self.settings, environ, auth)
+        if error is not None:
+            self._node.fault("a function of the recovery's settings failed", error)
+        return wish, own
 
     async def restore(self, eio_sid: str, namespace: str, wish: Wish) -> str | None:
         """The sid of a client whose session is restored, and who is taken in; None when it needs a fresh one."""
@@ -198,7 +182,7 @@ class Recoveries:
     def admit(self, client: Client, namespace: str, wish: Wish) -> None:
         """A client has a fresh session."""
         if wish.offered and self.reader.known:
-            pid = secrets.token_urlsafe(_PID)
+            pid = new_pid()
             client.session = Served(pid, client, namespace, born=self.reader.tail.latest, identity=wish.identity)
 
     def connected(self, client: Client) -> None:
@@ -311,8 +295,13 @@ class Recoveries:
         if pending is None:
             return
         gone = node.membership.has_met and session.owner not in node.peers and session.owner != node.id
-        seize = partial(self._say, Seize(session.keep.pid, session.term))
-        pending.timer = asyncio.get_running_loop().call_later(0 if gone else self.settings.patience, seize)
+        at_once = gone or session.owner in self._silent
+        seize = partial(self._seize, session.owner, session.keep.pid, session.term)
+        pending.timer = asyncio.get_running_loop().call_later(0 if at_once else self.settings.patience, seize)
+
+    def _seize(self, owner: str, pid: str, term: int) -> None:
+        self._silent.add(owner)
+        self._say(Seize(pid, term))
 
     # Clients that are here
 
@@ -465,6 +454,7 @@ class Recoveries:
                 self._keep(served)
 
     def _on_left(self, info: NodeInfo, why: Literal["bye", "lost"]) -> None:
+        self._silent.discard(info.id)
         if why == "lost" and self.reader.table.serves(info.id):
             self._say(Lost(info.id))
 
@@ -483,12 +473,3 @@ def _stored(keep: Keep) -> dict[str, Any]:
         return _decoder.decode(keep.data)
     except DECODE_ERRORS:  # of a stranger's making
         return {}
-
-
-def _without_recovery(auth: Any) -> tuple[str, str | None, Any]:
-    """The pid and the place in what a client sent as `auth`, and the rest of it."""
-    own = dict(cast("dict[str, Any]", auth)) if isinstance(auth, dict) else {}
-    pid, place = own.pop("pid", None), own.pop("offset", None)
-    if not isinstance(pid, str) or len(pid) != _PID * 4 // 3:  # there is none, or it is the application's own
-        return "", None, auth  # pyright: ignore[reportUnknownVariableType]  # an application's, of any kind
-    return pid, place if isinstance(place, str) else None, own or None

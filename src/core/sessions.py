@@ -10,10 +10,12 @@ A session is served by one node, its owner, or free. Its term counts its owners.
 4. An owner that does not answer may have its session seized by someone who waits. What the owner says later is of an
    earlier term.
 5. An owner that was taken for lost and is not takes back what nobody has resumed, by saying again what it serves.
-6. A session that is over is forgotten, and so is a free one after two windows, and a served one of which nothing was
-   said for three. At most `limit` are free: one more, and the one that has been free for longest is forgotten, counted.
+6. A session that is over is forgotten, and so is one that has been free for two windows here, or served for three
+   without a word about it. At most `limit` are free: one more, and the one that has been free for longest is
+   forgotten, counted. At most ten times as many are there in all: one more is not taken in.
 
-Pure: every moment is `sent`, the clock of the node that speaks, in seconds, as the log keeps it: the same for all.
+Pure: `sent` is the clock of the node that speaks, in seconds, as the log keeps it, the same for all; `now` is this
+node's own, and only decides what to forget.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,28 +38,29 @@ class Session:
         owner: the node that serves it, or served it last.
         term: counts its owners.
         parted: since when it is free; None while it is served.
+        heard: when this node heard of it last.
         waiting: who asked for it while it is served: nodes and the numbers of their requests.
     """
 
-    __slots__ = ("keep", "marks", "owner", "parted", "said", "term", "waiting")
+    __slots__ = ("heard", "keep", "marks", "owner", "parted", "term", "waiting")
 
-    def __init__(self, owner: str, keep: Keep, said: float) -> None:
+    def __init__(self, owner: str, keep: Keep, heard: float) -> None:
         self.owner = owner
         self.term = keep.term
         self.parted: float | None = None
-        self.said = said
+        self.heard = heard
         self.waiting: list[tuple[str, int]] = []
         self.keep = keep
         self.marks: dict[int, int] = {}
         """For a client that got this place last: up to where nothing came after it that was for the client."""
         self._mark(keep)
 
-    def renew(self, owner: str, keep: Keep, said: float) -> None:
+    def renew(self, owner: str, keep: Keep, heard: float) -> None:
         """The owner has described it again."""
         if keep.epoch != self.keep.epoch:
             self.marks.clear()
         self.owner, self.term, self.parted = owner, keep.term, None
-        self.keep, self.said = keep, said
+        self.keep, self.heard = keep, heard
         self._mark(keep)
 
     def start(self, place: tuple[str, int] | None) -> int:
@@ -127,6 +130,7 @@ class Sessions:
         self.forgotten = 0
         self._window = window
         self._limit = limit
+        self._now = 0.0
         self._all: dict[str, Session] = {}
         self._by_sid: dict[str, Session] = {}
         self._served: dict[str, dict[str, Session]] = {}
@@ -154,20 +158,20 @@ class Sessions:
 
     # What the log says, in its order
 
-    def keep(self, origin: str, keep: Keep, sent: float) -> Sequence[News]:
+    def keep(self, origin: str, keep: Keep) -> Sequence[News]:
         """A node describes a session that it serves (rules 1 and 5)."""
         session = self._all.get(keep.pid)
         if session is None:
             if len(self._all) >= _SERVED * self._limit:
                 return ()
-            session = self._all[keep.pid] = self._by_sid[keep.sid] = Session(origin, keep, sent)
+            session = self._all[keep.pid] = self._by_sid[keep.sid] = Session(origin, keep, self._now)
             self._served.setdefault(origin, {})[keep.pid] = session
             return ()
         if keep.term < session.term or (keep.term == session.term and origin != session.owner):
             return ()
         self._free.pop(keep.pid, None)
         self._unserve(session)
-        session.renew(origin, keep, sent)
+        session.renew(origin, keep, self._now)
         self._served.setdefault(origin, {})[keep.pid] = session
         return ()
 
@@ -196,7 +200,7 @@ class Sessions:
             if sent - session.parted > self._window:
                 self._forget(session)
                 return (Denied(origin, resume.request, "expired"),)
-            return self._grant(session, origin, resume.request, sent)
+            return self._grant(session, origin, resume.request)
         if len(session.waiting) >= _WAITING:
             return (Denied(origin, resume.request, "refused"),)
         session.waiting.append((origin, resume.request))
@@ -236,13 +240,14 @@ class Sessions:
 
     def tick(self, now: float) -> None:
         """Forget what is too old (rule 6)."""
+        self._now = now
         for session in tuple(self._free.values()):
-            if session.parted is None or now - session.parted <= 2 * self._window:
+            if now - session.heard <= 2 * self._window:
                 break
             self._forget(session)
         for served in tuple(self._served.values()):
             for session in tuple(served.values()):
-                if now - session.said > 3 * self._window:
+                if now - session.heard > 3 * self._window:
                     self._forget(session)
 
     def clear(self) -> None:
@@ -254,19 +259,18 @@ class Sessions:
 
     def _set_free(self, session: Session, sent: float) -> Sequence[News]:
         self._unserve(session)
-        session.parted = sent
+        session.parted, session.heard = sent, self._now
         if session.waiting:
-            node, request = session.waiting.pop(0)
-            return self._grant(session, node, request, sent)
+            return self._grant(session, *session.waiting.pop(0))
         self._free[session.keep.pid] = session
         if len(self._free) > self._limit:
             self._forget(next(iter(self._free.values())))
             self.forgotten += 1
         return ()
 
-    def _grant(self, session: Session, node: str, request: int, sent: float) -> Sequence[News]:
+    def _grant(self, session: Session, node: str, request: int) -> Sequence[News]:
         self._free.pop(session.keep.pid, None)
-        session.owner, session.parted, session.said = node, None, sent
+        session.owner, session.parted, session.heard = node, None, self._now
         session.term += 1
         self._served.setdefault(node, {})[session.keep.pid] = session
         return (Granted(session, node, request), *self._deny(session, "taken"))

@@ -16,7 +16,7 @@ from roomcast.brokers.log_broker import LogBroker
 from roomcast.brokers.memory_log import memory_logs
 from roomcast.core.broker import BrokerConfig
 from roomcast.core.errors import ConfigurationError
-from roomcast.core.messages import Bye, Keep, Message, Part, Refuse, Resume, Seize, encode_message
+from roomcast.core.messages import Bye, Emit, Keep, Message, Packet, Part, Refuse, Resume, Seize, encode_message
 from roomcast.core.wire import Envelope, Wire
 from tests.adapter.returning import Event, Returning
 from tests.adapter.servers import Cluster, Node, serving
@@ -72,6 +72,11 @@ class Home:
         """Stop a node as an operator does."""
         self.cluster.nodes.remove(node)
         await node.stop()
+
+    @property
+    def stream(self) -> Any:
+        """What the log in memory consists of."""
+        return memory_logs()[self.cluster.url.removeprefix("memory+log://")].streams[0]
 
     async def away(self, node: Node, client: Returning, *numbers: int, **to: Any) -> None:
         """Lose a client, and emit to it."""
@@ -326,6 +331,48 @@ async def test_a_node_that_was_stopped_for_a_while_finds_that_its_client_has_gon
     await client.connect(nodes[0])
     assert client.recovered
     assert await home.end(nodes[1], client) == [events([4])]
+
+
+async def test_a_link_to_the_log_that_is_lost_meanwhile_changes_nothing(home: Home) -> None:
+    nodes = await home.nodes()
+    client = await home.client(nodes[0])
+    await emit(nodes[0], [1], to="red")
+    await client.hear("n")
+    await client.drop()
+    for link in tuple(home.stream.links):
+        link.lose(ConnectionResetError("a test cut it"))
+    coming = asyncio.ensure_future(client.connect(nodes[1]))
+    await emit(nodes[0], [2, 3], to="red")
+    assert (await coming).recovered
+    assert await home.end(nodes[1], client) == [events([2, 3])]
+
+
+async def test_what_one_node_did_not_read_another_one_may_have(home: Home) -> None:
+    nodes = await home.nodes()
+    client, silent = await home.client(nodes[0]), await home.client(nodes[0])
+    await emit(nodes[0], [1], to=client.sid)
+    await client.hear("n")
+    gaps: list[roomcast.Gap] = []
+    nodes[0].adapter.on_gap(gaps.append)
+    other: Any = nodes[1].inside._node
+    message = encode_message(Emit("/", ("red",), Packet("json", '2["n",2]')))
+    other.publisher.reserve_now(len(message))
+    other.publisher.put(other.subjects.room("/", "red"), message)
+    for link in tuple(home.stream.links):
+        if link._intake.config.node == nodes[0].adapter.host_id:
+            link.lose(ConnectionResetError("a test cut it"))
+    other.publisher._flush()
+    home.stream.trim(home.stream.end)
+    await until(lambda: any(gap.reason == "trimmed" for gap in gaps), what="the gap to be told")
+    await asyncio.gather(client.drop(), silent.drop())
+    await asyncio.gather(client.connect(nodes[1]), silent.connect(nodes[1]))
+    assert client.recovered
+    assert silent.recovered
+    assert await home.end(nodes[0], client, silent) == [events([2]), events([2])]
+    late = await home.client(nodes[0])
+    await home.away(nodes[1], late, 3)
+    assert (await late.connect(nodes[0])).recovered, "it came after the gap"
+    assert await home.end(nodes[1], late) == [events([3])]
 
 
 # Who it is then
@@ -600,8 +647,7 @@ async def test_a_node_that_finds_the_log_trimmed_restores_who_is_described_again
     client = await home.client(first)
     await client.drop()
     await until(lambda: free(first) == 1, what="the session to be free")
-    stream = memory_logs()[home.cluster.url.removeprefix("memory+log://")].streams[0]
-    stream.trim(stream.end)
+    home.stream.trim(home.stream.end)
     second = await home.node(window=2.0)
     await client.connect(second)
     assert not client.recovered

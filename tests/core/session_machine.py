@@ -129,7 +129,7 @@ class Cluster(RuleBasedStateMachine):
     def take_in(table: Sessions, origin: str, sent: float, message: Message) -> Iterable[News]:
         match message:
             case Keep():
-                return table.keep(origin, message, sent)
+                return table.keep(origin, message)
             case Part():
                 return table.part(origin, message, sent)
             case Resume():

@@ -20,11 +20,10 @@ from tests.core.session_machine import Cluster
 class ForgetsTheTerm(Sessions):
     """What an owner says late undoes what was decided since."""
 
-    def keep(self, origin: str, keep: Keep, sent: float) -> Sequence[News]:
-        session = self.get(keep.pid)
-        return super().keep(
-            origin, keep if session is None else msgspec.structs.replace(keep, term=session.term + 1), sent
-        )
+    def keep(self, origin: str, keep: Keep) -> Sequence[News]:
+        if (session := self.get(keep.pid)) is not None:
+            keep = msgspec.structs.replace(keep, term=session.term + 1)
+        return super().keep(origin, keep)
 
 
 class LetsAnyonePart(Sessions):
