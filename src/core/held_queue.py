@@ -68,7 +68,7 @@ class HeldQueue:
 
     async def _go_on(self, client: Client) -> None:
         queue = self._queue.socket.queue
-        while not self._hand_on():
+        while True:
             taken = asyncio.ensure_future(queue.join())
             try:
                 while not taken.done() and not self.socket.closed:
@@ -77,7 +77,9 @@ class HeldQueue:
                 taken.cancel()
             if self.socket.closed:
                 return
-        client.queue = self._queue
+            if self._hand_on():
+                client.queue = self._queue
+                return
 
     def _hand_on(self) -> bool:
         """Hand on as much as fits half the bounds; whether that was all."""

@@ -417,8 +417,20 @@ async def test_what_is_stored_with_a_client_is_read_on_every_node_and_comes_back
     await client.connect(nodes[1])
     assert await nodes[1].sio.get_session(sid) == stored
     assert [await node.adapter.get_session(sid) for node in nodes] == [stored, stored]
+    async with roomcast.Emitter(home.cluster.url, prefix=home.cluster.prefix) as emitter:
+        assert await emitter.get_session(sid) == stored
     with pytest.raises(ValueError, match="There is no client 'nobody'"):
         await nodes[0].adapter.get_session("nobody")
+
+
+async def test_without_recovery_what_is_stored_with_a_client_is_read_on_every_node(alone: Cluster) -> None:
+    a, b = await alone.pair()
+    client = await a.client()
+    await a.sio.save_session(client.sid, {"name": "Ann"})
+    for node in (a, b):
+        assert await node.adapter.get_session(client.sid) == {"name": "Ann"}
+        with pytest.raises(ValueError, match="There is no client"):
+            await node.adapter.get_session(client.sid, namespace="/chat")
 
 
 async def test_the_disconnect_handler_is_done_before_the_client_is_back(home: Home) -> None:
@@ -592,6 +604,16 @@ async def test_a_stranger_among_the_sessions_harms_nobody(home: Home) -> None:
     assert await home.end(nodes[0], client, away) == [events([1]), events([0, 1])]
     assert all(node.adapter.stats()["faults"] == 0 for node in nodes)
     assert nodes[1].adapter.stats()["refused"]["malformed"] == 4
+
+
+async def test_whom_the_application_sends_away_while_its_connection_ends_does_not_come_back(home: Home) -> None:
+    nodes = await home.nodes()
+    client = await home.client(nodes[0])
+    connection = nodes[0].inside.eio_sid_from_sid(client.sid, "/")
+    nodes[0].sio.eio.sockets[connection].closing = True
+    await nodes[0].sio.disconnect(client.sid)
+    await client.drop()
+    assert not (await client.connect(nodes[1])).recovered
 
 
 # What cannot be given back

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roomcast.core.descriptions import Description, Handshake, describe, handshake
+from roomcast.core.descriptions import Description, Handshake, describe, handshake, stored
 from roomcast.core.subjects import Room
 from tests.core.effort import effort
 from tests.core.test_messages import anything, rooms, texts
@@ -197,6 +197,19 @@ ENVIRON: dict[str, Any] = {
     "wsgi.input": object(),
     "wsgi.async": True,
 }
+
+
+@given(st.dictionaries(texts, anything, max_size=5), st.integers(0, 100))
+@effort(50)
+def test_what_is_kept_of_a_session_fits_and_the_largest_is_left_out(session: dict[str, Any], limit: int) -> None:
+    raw, omitted = stored(session, limit)
+    kept = msgspec.msgpack.decode(raw)
+    sizes = {name: len(msgspec.msgpack.encode(value)) for name, value in session.items()}
+    assert kept.keys() | set(omitted) == session.keys()
+    assert sum(len(name) + sizes[name] for name in kept) <= limit
+    if omitted:
+        assert min(sizes[name] for name in omitted) >= max((sizes[name] for name in kept), default=0)
+    assert stored(session | {"odd": object()}, 10**6) == (stored(session, 10**6)[0], ["odd"])
 
 
 def test_headers_query_auth_and_time() -> None:

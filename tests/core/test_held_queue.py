@@ -1,0 +1,84 @@
+"""What waits for a client that has come back, rule by rule, in the place of a queue that is a list."""
+
+import asyncio
+from typing import Any
+
+from roomcast.core.client_queue import Bounds
+from roomcast.core.frames import Frame
+from roomcast.core.held_queue import HeldQueue
+from roomcast.core.rooms import Client
+
+BOUNDS = Bounds(packets=4, size=1000)
+
+
+class Queue:
+    """A client's queue, and its connection."""
+
+    def __init__(self) -> None:
+        self.taken: list[Frame] = []
+        self.queue = self.socket = self
+        self.closed = False
+        self.empty = asyncio.Event()
+
+    def offer(self, frame: Frame) -> bool:
+        self.taken.append(frame)
+        return not self.closed
+
+    async def join(self) -> None:
+        await self.empty.wait()
+
+
+def frames(count: int, size: int = 1) -> list[Frame]:
+    return [Frame(("x" * size,)) for _ in range(count)]
+
+
+def held(queue: Queue, missed: list[Frame]) -> tuple[HeldQueue, Client, list[Any]]:
+    client, cut = Client("sid", "eio"), list[Any]()
+    client.queue = HeldQueue(queue, list(missed), BOUNDS, cut.append)
+    return client.queue, client, cut
+
+
+async def test_rule_1_nothing_leaves_before_and_then_all_of_it_in_order() -> None:
+    queue, (missed, new) = Queue(), frames(2)
+    waiting, client, _ = held(queue, [missed])
+    assert waiting.busy()
+    assert waiting.offer(new)
+    assert queue.taken == []
+    assert waiting.let_go(client) is None
+    assert queue.taken == [missed, new]
+    assert client.queue is queue
+
+
+async def test_rule_2_what_is_too_much_for_once_goes_as_fast_as_the_client_reads() -> None:
+    queue, missed = Queue(), frames(5)
+    waiting, client, _ = held(queue, missed)
+    more = waiting.let_go(client)
+    assert queue.taken == missed[:2], "half of what may wait"
+    assert more is not None
+    going = asyncio.ensure_future(more)
+    await asyncio.sleep(0)
+    (new,) = frames(1)
+    assert waiting.offer(new)
+    assert queue.taken == missed[:2], "it has not read that yet"
+    queue.empty.set()
+    await going
+    assert queue.taken == [*missed, new]
+    assert client.queue is queue
+
+
+async def test_rule_2_it_ends_with_the_connection() -> None:
+    queue = Queue()
+    waiting, client, _ = held(queue, frames(5))
+    more = waiting.let_go(client)
+    assert more is not None
+    queue.closed = True
+    await asyncio.wait_for(more, 5)
+    assert len(queue.taken) == 2
+
+
+async def test_rule_3_what_is_new_is_bounded() -> None:
+    for size, allowed in ((1, 4), (300, 3)):
+        queue = Queue()
+        waiting, _, cut = held(queue, frames(9))
+        assert [waiting.offer(frame) for frame in frames(allowed + 1, size)] == [True] * allowed + [False]
+        assert cut == [queue]

@@ -1,0 +1,63 @@
+"""A session as its owner knows it, rule by rule."""
+
+from roomcast.core.messages import Stay
+from roomcast.core.rooms import Client
+from roomcast.core.served import Served
+from roomcast.core.tail import UNKNOWN
+
+
+def served() -> Served:
+    return Served("pid", Client("sid", "eio"), "/", born=3, identity="me")
+
+
+def test_rule_1_a_stay_goes_from_the_last_message_read_to_the_last_message_read() -> None:
+    one = served()
+    one.entered("red", 5)
+    one.entered(7, 6)
+    one.exited("red", 9)
+    one.exited("never", 9)
+    keep = one.describe("e", 12)
+    assert keep.stays == (Stay(7, 6), Stay("red", 5, 9))
+    assert (keep.pid, keep.sid, keep.namespace, keep.born, keep.upto, keep.identity) == ("pid", "sid", "/", 3, 12, "me")
+
+
+def test_rule_1_who_leaves_before_anything_came_was_owed_nothing() -> None:
+    one = served()
+    one.entered("red", 5)
+    one.exited("red", 5)
+    assert one.describe("e", 5).stays == ()
+
+
+def test_rule_2_so_many_ended_stays_are_kept() -> None:
+    one = served()
+    for number in range(100):
+        one.entered("red", number)
+        one.exited("red", number + 1)
+    stays = one.describe("e", 100).stays
+    assert [stay.joined for stay in stays] == list(range(36, 100))
+
+
+def test_rule_3_after_a_cut_nothing_is_known_of_who_got_nothing_since() -> None:
+    one = served()
+    one.last = 9
+    one.entered("red", 5)
+    one.exited("red", 6)
+    one.entered("blue", 7)
+    one.cut(anew=False)
+    keep = one.describe("e", 12)
+    assert (keep.born, keep.last) == (UNKNOWN, UNKNOWN)
+    assert keep.stays == (Stay("blue", 7), Stay("red", 5, 6))
+    one.cut(anew=True)
+    assert one.describe("f", 1).stays == (Stay("blue", 0),), "its places are of another log"
+
+
+def test_another_owner_goes_on_from_what_was_described() -> None:
+    one = served()
+    one.entered("red", 5)
+    one.exited("red", 6)
+    one.entered("blue", 7)
+    keep = one.describe("e", 9)
+    other = Served.resumed(keep, 1, Client("sid", "other"), last=8)
+    again = other.describe("e", 10)
+    assert (again.term, again.last, again.upto) == (1, 8, 10)
+    assert (again.stays, again.born, again.data, again.identity) == (keep.stays, keep.born, keep.data, "me")
