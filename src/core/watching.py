@@ -10,6 +10,8 @@
    so now.
 5. Changes come in the order in which they were told. A change and its reverse that nobody has seen cancel out: a view
    never holds more than the members there were and are.
+6. A client that came back on another node while the one it was on has not let go of it is there once: it has left the
+   one and joined the other, and what the first one says of it later is no change.
 
 Pure: no clock, no loop, no wire.
 """
@@ -57,11 +59,13 @@ class Mirror:
 
     def __init__(self) -> None:
         self._parts: dict[str, _Part] = {}
+        self._places: dict[str, str] = {}  # each member, and where it came last
+        self._twice: set[str] = set()  # those that were on two nodes at a time (rule 6)
         self.unsure: set[str] = set()
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """Each member and its node."""
-        return ((sid, node) for node, part in self._parts.items() for sid in part.sids)
+        return iter(self._places.items())
 
     def expect(self, nodes: Iterable[str]) -> None:
         """These nodes are there, and will tell."""
@@ -81,7 +85,7 @@ class Mirror:
         """A node is gone (rule 3)."""
         self.unsure.discard(node)
         part = self._parts.pop(node, None)
-        return [] if part is None else [Change("left", sid, node) for sid in part.sids]
+        return [] if part is None else [change for sid in part.sids for change in self._gone(sid, node)]
 
     def take(self, node: str, told: Members) -> list[Change]:
         """A node tells; what that changes."""
@@ -110,18 +114,35 @@ class Mirror:
         """What this node knows of itself, which is always sure."""
         return self._update(node, self._parts.setdefault(node, _Part()), joined, left)
 
-    @staticmethod
-    def _update(node: str, part: _Part, joined: Iterable[str], left: Iterable[str]) -> list[Change]:
+    def _update(self, node: str, part: _Part, joined: Iterable[str], left: Iterable[str]) -> list[Change]:
         changes: list[Change] = []
         for sid in joined:
             if sid not in part.sids:
                 part.sids[sid] = None
+                if (before := self._places.pop(sid, None)) is not None:
+                    self._twice.add(sid)
+                    changes.append(Change("left", sid, before))
+                self._places[sid] = node
                 changes.append(Change("joined", sid, node))
         for sid in left:
             if sid in part.sids:
                 del part.sids[sid]
-                changes.append(Change("left", sid, node))
+                changes += self._gone(sid, node)
         return changes
+
+    def _gone(self, sid: str, node: str) -> list[Change]:
+        """A node, or what it told, does not have a client any more."""
+        if self._places[sid] != node:
+            return []
+        del self._places[sid]
+        if sid not in self._twice:
+            return [Change("left", sid, node)]
+        other = next((other for other, part in self._parts.items() if other != node and sid in part.sids), None)
+        if other is None:
+            self._twice.discard(sid)
+            return [Change("left", sid, node)]
+        self._places[sid] = other
+        return [Change("left", sid, node), Change("joined", sid, other)]
 
 
 class View:
@@ -133,7 +154,7 @@ class View:
 
     def __init__(self, present: Iterable[tuple[str, str]] = ()) -> None:
         self._shown = dict(present)
-        self._changes: OrderedDict[str, Change] = OrderedDict()  # its first item is taken at no cost
+        self._changes: OrderedDict[tuple[str, str], Change] = OrderedDict()  # its first item is taken at no cost
         self._asked = False
 
     def __len__(self) -> int:
@@ -143,8 +164,9 @@ class View:
     def note(self, changes: Collection[Change]) -> None:
         """This has changed."""
         for change in changes:
-            if self._changes.pop(change.sid, None) is None:
-                self._changes[change.sid] = change
+            key = change.sid, change.node
+            if self._changes.pop(key, None) is None:
+                self._changes[key] = change
 
     def next(self) -> Change | None:
         """The next change, shown from now on; None when there is none."""

@@ -1,7 +1,7 @@
 """What a watch knows and shows, rule by rule."""
 
 from roomcast.core.messages import Members
-from roomcast.core.watching import Mirror, View
+from roomcast.core.watching import Change, Mirror, View
 from tests.core.presence_machine import joined, left
 
 
@@ -28,6 +28,52 @@ def test_changes_come_in_the_order_in_which_they_were_told() -> None:
     assert mirror.take("a", Members(1, 1, sids, whole=True)) == [joined(sid) for sid in sids]
     assert mirror.take("a", Members(1, 2, sids[:3], whole=True)) == [left(sid) for sid in sids[3:]]
     assert mirror.left("a") == [left(sid) for sid in sids[:3]]
+
+
+def whole(version: int, *sids: str) -> Members:
+    return Members(1, version, sids, whole=True)
+
+
+def test_rule_6_who_came_back_on_another_node_is_there_once() -> None:
+    """ "It has left the one and joined the other, and what the first one says of it later is no change." """
+    mirror, view = Mirror(), View()
+
+    def note(changes: list[Change]) -> list[Change]:
+        view.note(changes)
+        return changes
+
+    mirror.expect(["a", "b"])
+    note(mirror.take("a", whole(1, "x", "y")))
+    note(mirror.take("b", whole(1)))
+    assert view.look() == {"x": "a", "y": "a"}
+    moved = [Change("left", "x", "a"), Change("joined", "x", "b")]
+    assert note(mirror.take("b", Members(1, 2, ("x",)))) == moved
+    assert dict(mirror) == view.look() == {"x": "b", "y": "a"}
+    assert note(mirror.take("a", whole(2, "x", "y"))) == [], "it does not know yet"
+    assert note(mirror.left("a")) == [Change("left", "y", "a")], "the node that it was on is lost"
+    assert dict(mirror) == view.look() == {"x": "b"}
+    assert note(mirror.take("b", Members(1, 3, (), ("x",)))) == [Change("left", "x", "b")]
+    assert dict(mirror) == view.look() == {}
+
+
+def test_rule_6_who_is_gone_from_where_it_came_last_is_where_it_still_is() -> None:
+    mirror = Mirror()
+    mirror.expect(["a", "b"])
+    mirror.take("a", whole(1, "x"))
+    mirror.take("b", whole(1, "x"))
+    assert mirror.left("b") == [Change("left", "x", "b"), Change("joined", "x", "a")]
+    assert mirror.left("a") == [Change("left", "x", "a")]
+
+
+def test_rule_6_a_move_there_and_back_that_nobody_has_seen_is_no_change() -> None:
+    view = View([("x", "a")])
+    view.note([Change("left", "x", "a"), Change("joined", "x", "b")])
+    view.note([Change("left", "x", "b"), Change("joined", "x", "a")])
+    assert len(view) == 0
+    view.next()
+    view.note([Change("left", "x", "a"), Change("joined", "x", "b")])
+    assert [view.next(), view.next()] == [Change("left", "x", "a"), Change("joined", "x", "b")]
+    assert view.look() == {"x": "b"}
 
 
 def test_rule_3_who_is_not_expected_is_not_believed() -> None:
