@@ -143,7 +143,7 @@ class Claims:
                 self._settle(ticket.key)
             if verdict.outcome == "refuse":
                 return Claimed(granted=False)
-            evicted = await self._evict_all(ticket.key, verdict.evict)
+            evicted = await self._evict_all(ticket, verdict.evict)
             if ticket not in tickets:
                 return Claimed(granted=False, evicted=evicted)
             tickets.hold(ticket)
@@ -179,6 +179,7 @@ class Claims:
 
     async def _ask(self, ticket: Ticket, deadline: float) -> list[Rival]:
         this, rivals = self._node.id, list[Rival]()
+        ticket.homes.clear()
         own: asyncio.Future[list[Rival]] = asyncio.get_running_loop().create_future()
         async with self._surveys.begin(ticket.asked - {this}) as survey:
             self._own[survey.number] = own
@@ -187,9 +188,11 @@ class Claims:
                 self._put(question)
                 await survey.send(Claim(survey.number, ticket.key, ticket.sid, ticket.clock))
                 while (answer := await survey.next(deadline)) is not None:
-                    rivals += self._read(*answer)
+                    rivals += self._read(ticket, *answer)
                 async with asyncio.timeout_at(deadline):
-                    rivals += await own
+                    mine = await own
+                rivals += mine
+                ticket.homes.update(dict.fromkeys((rival.sid for rival in mine), this))
                 self._node.check_open()
             except ValueError as exc:
                 raise _Unanswered(this, str(exc)) from None
@@ -206,13 +209,14 @@ class Claims:
                 self._own.pop(survey.number, None)
         return rivals
 
-    def _read(self, node: str, reply: Reply) -> list[Rival]:
+    def _read(self, ticket: Ticket, node: str, reply: Reply) -> list[Rival]:
         if reply.error:
             raise _Unanswered(node, reply.error)
         try:
             rivals = _decoder.decode(reply.data)
             for rival in rivals:
                 self._tickets.hear(rival.clock, _now())
+                ticket.homes[rival.sid] = node
         except (*DECODE_ERRORS, ValueError) as exc:
             raise _Unanswered(node, str(exc)) from exc
         return rivals
@@ -242,21 +246,24 @@ class Claims:
 
     # Evictions (rule 4)
 
-    async def _evict_all(self, key: str, rivals: Sequence[Rival]) -> tuple[str, ...]:
+    async def _evict_all(self, ticket: Ticket, rivals: Sequence[Rival]) -> tuple[str, ...]:
         """Evict them at the same time; the sids of those who had not gone by themselves.
 
         Raises:
             RequestTimeout: a node did not answer in time.
             Backpressure, BrokerClosed: a node was not asked.
         """
-        done = await asyncio.gather(*(self._evict(key, rival) for rival in rivals), return_exceptions=True)
+        done = await asyncio.gather(
+            *(self._evict(ticket.key, rival, ticket.homes.get(rival.sid, self._node.id)) for rival in rivals),
+            return_exceptions=True,
+        )
         for error in done:
             if isinstance(error, BaseException):
                 raise error
         return tuple(rival.sid for rival, evicted in zip(rivals, done, strict=True) if evicted)
 
-    async def _evict(self, key: str, rival: Rival) -> bool:
-        node, timeout = self._node.holder(rival.sid), self._node.settings.request_timeout
+    async def _evict(self, key: str, rival: Rival, node: str) -> bool:
+        timeout = self._node.settings.request_timeout
         if node != self._node.id:
             if node not in self._node.peers:
                 return False  # it is gone, and its claims are
@@ -364,7 +371,7 @@ class Claims:
             surplus = self._tickets.surplus(ticket, [*rivals, Rival(*ticket.order)]) if ticket in self._tickets else []
             for rival in surplus:
                 logger.warning("roomcast: nodes meet again, and client %s is one too many: evicted", rival.sid)
-            await self._evict_all(ticket.key, surplus)
+            await self._evict_all(ticket, surplus)
         except BrokerClosed:
             return True
         except RoomcastError as exc:

@@ -62,6 +62,7 @@ class Ticket:
         policy: what happens to one too many.
         clock: with the sid, the ticket proper.
         asked: the nodes that are asked.
+        homes: which node told of each rival, by its sid: the one that keeps it.
         held: granted; else under way.
     """
 
@@ -72,6 +73,7 @@ class Ticket:
     policy: Policy
     clock: int = 0
     asked: set[str] = field(default_factory=set[str])
+    homes: dict[str, str] = field(default_factory=dict[str, str])
     held: bool = False
 
     @property

@@ -355,3 +355,19 @@ async def test_messages_of_no_sense_change_nothing() -> None:
         assert holders(cluster) == [client.sid]
         assert not client.disconnected
         assert await claim(await two.client(), 2)
+
+
+@virtual
+async def test_who_is_evicted_is_asked_for_at_the_node_that_told_of_it() -> None:
+    """With recovery the sid need not name the node, and who has lost the log does not know better for a while."""
+    async with Cluster() as cluster:
+        one, two, _ = await three(cluster)
+        first, second, third = await one.client(), await two.client(), await two.client()
+        assert await claim(first, policy="evict_oldest")
+        inside: Any = two.core
+        inside.holder = lambda _sid: ""
+        claimed = await claim(second, policy="evict_oldest")
+        assert (claimed.granted, claimed.evicted) == (True, (first.sid,))
+        claimed = await claim(third, policy="evict_oldest")
+        assert (claimed.granted, claimed.evicted) == (True, (second.sid,)), "of the same node"
+        assert holders(cluster) == [third.sid]

@@ -184,7 +184,7 @@ class KeepsTheLast(View):
 
     def note(self, changes: Iterable[Change]) -> None:
         for change in changes:
-            self._changes[change.sid] = change
+            self._changes[change.sid, change.node] = change
 
 
 class ForgetsTheReverse(View):
@@ -192,7 +192,7 @@ class ForgetsTheReverse(View):
 
     def note(self, changes: Iterable[Change]) -> None:
         for change in changes:
-            self._changes.setdefault(change.sid, change)
+            self._changes.setdefault((change.sid, change.node), change)
 
 
 class LooksAhead(View):
