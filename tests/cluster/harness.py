@@ -57,6 +57,7 @@ class SimClient:
         acks_wanted: ids of the events that want an acknowledgement, in order.
         slow: reads nothing by itself; `read` does.
         on_event: called with the event and its arguments as they are read.
+        on_connect: called with what the server answered as it admitted it.
     """
 
     _numbers = itertools.count(1)
@@ -70,6 +71,7 @@ class SimClient:
         self.slow = False
         self.disconnected = False
         self.on_event: Callable[[Arguments], None] = lambda _event: None
+        self.on_connect: Callable[[dict[str, Any]], None] = lambda _answer: None
         self.eio_sid = f"eio{next(self._numbers)}"
         self.socket: Any = AsyncSocket(node.server.eio, self.eio_sid)
         self.socket.queue = _Queue(cast("Any", node.adapter)._fanout, self)
@@ -77,11 +79,11 @@ class SimClient:
         self.socket.connected = True
         self._binary: Any = None
 
-    async def connect(self) -> None:
+    async def connect(self, auth: str = "") -> None:
         eio = self.node.server.eio
         eio.sockets[self.eio_sid] = self.socket
         await eio._trigger_event("connect", self.eio_sid, {}, run_async=False)
-        await self.say("0" if self.namespace == "/" else f"0{self.namespace},")
+        await self.say(("0" if self.namespace == "/" else f"0{self.namespace},") + auth)
 
     async def say(self, text: str) -> None:
         """A packet from the client."""
@@ -117,6 +119,7 @@ class SimClient:
             return
         if packet.packet_type == sio_packet.CONNECT:
             self.sid = packet.data["sid"]
+            self.on_connect(packet.data)
         elif packet.packet_type == sio_packet.DISCONNECT:
             self.disconnected = True
         elif packet.packet_type in (sio_packet.EVENT, sio_packet.BINARY_EVENT):

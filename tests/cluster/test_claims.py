@@ -365,7 +365,11 @@ async def test_who_is_evicted_is_asked_for_at_the_node_that_told_of_it() -> None
         first, second, third = await one.client(), await two.client(), await two.client()
         assert await claim(first, policy="evict_oldest")
         inside: Any = two.core
-        inside.holder = lambda _sid: ""
+
+        def holder(_sid: object) -> str:
+            return ""
+
+        inside.holder = holder
         claimed = await claim(second, policy="evict_oldest")
         assert (claimed.granted, claimed.evicted) == (True, (first.sid,))
         claimed = await claim(third, policy="evict_oldest")

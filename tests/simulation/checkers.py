@@ -112,6 +112,8 @@ def p4_p5_nothing_is_lost_in_silence(story: Story) -> Iterator[str]:
         if not happened:
             continue
         for life in story.owed(call, called, quiet):
+            if life.roams and (call.local or call.op == "ask"):
+                continue  # that is not kept for who comes back
             if life.name not in story.got[call.call] and not excuses.cover(called, call, life, quiet):
                 yield f"{life.name} on {life.node} did not get {call.call} ({outcome}), and no gap tells"
 
@@ -234,7 +236,7 @@ def presence_is_exact(story: Story) -> Iterator[str]:
 def _rooms_at(story: Story, place: int, life: Life) -> tuple[str, ...]:
     """A client's rooms, as its node saw them around the last time all was quiet."""
     seen = story.looks(max(quiet for quiet in story.quiets if quiet <= place))
-    rooms = [event.rooms for event in seen if isinstance(event, Seen) and event.node == life.node]
+    rooms = [event.rooms for event in seen if isinstance(event, Seen) and event.node == life.home(place)]
     return dict(rooms[0]).get(life.name, ()) if rooms else ()
 
 
@@ -276,7 +278,7 @@ def answers_are_complete(story: Story) -> Iterator[str]:
                 yield f"{client} answered {call.call} without having got it"
         for client, places in story.got[call.call].items():
             life = story.clients[client]
-            if not story.kept(call.node, life.node, called, place):
+            if life.roams or not story.kept(call.node, life.node, called, story.soon_after(place)):
                 continue  # it joined since, or was taken for lost
             if places[0] < place and life.leaving > place and client not in answered:
                 yield f"{client} got {call.call}, is still there, and was not waited for"

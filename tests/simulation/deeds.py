@@ -18,7 +18,8 @@ from roomcast.core.errors import (
 from roomcast.core.wire import Envelope
 from tests.simulation.faults import FAULTS_BY_KIND
 from tests.simulation.history import Change, ClientLeaving, Outcome
-from tests.simulation.world import BURST, NAMESPACES, ROOMS, SETTINGS, Member, SimProcess, World
+from tests.simulation.parties import BURST, NAMESPACES, ROOMS, SETTINGS, Member, SimProcess
+from tests.simulation.world import World
 
 Deed = Callable[[World, random.Random], None]
 
@@ -108,6 +109,13 @@ def disconnect(world: World, draw: random.Random) -> None:
             world.gone(client)
 
     world.spawn(client.at, leave())
+
+
+def drop(world: World, draw: random.Random) -> None:
+    """A connection is lost, and its client comes back."""
+    if world.recovering and (client := _member(world, draw)) is not None:
+        world.lose(client)
+        world.spawn(client.at, client.lose())
 
 
 # Rooms
@@ -394,7 +402,7 @@ async def last_words(world: World) -> None:
 DEEDS_BY_KIND: dict[str, Deed] = {
     deed.__name__: deed
     for deed in (
-        *(connect, disconnect, enter, meet, enter_elsewhere, leave, leave_elsewhere, close),
+        *(connect, disconnect, drop, enter, meet, enter_elsewhere, leave, leave_elsewhere, close),
         *(emit, burst, ask, cancel, claim, release, watch, survey, start, stop, garbage),
     )
 } | FAULTS_BY_KIND

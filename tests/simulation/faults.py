@@ -4,7 +4,8 @@ import random
 from collections.abc import Callable
 
 from tests.simulation.history import Fault
-from tests.simulation.world import SimProcess, World
+from tests.simulation.parties import SimProcess
+from tests.simulation.world import World
 
 LONG = (0.003, 0.05, 0.4, 1.0, 2.5, 4.5)
 """Seconds that a fault may last."""

@@ -55,6 +55,21 @@ class ClientGone(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Away(Event):
+    """A client's connection is lost, and it means to come back."""
+
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
+class Back(Event):
+    """A client has its session back."""
+
+    client: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class Called(Event):
     """An application asks a node for something.
 

@@ -15,6 +15,7 @@ Whose process a callback is says the context it was scheduled in (`process`): ta
 """
 
 import asyncio
+import base64
 import contextvars
 import heapq
 import math
@@ -175,11 +176,16 @@ def seeded(seed: object) -> Generator[tuple[SeededLoop, Run]]:
     loop = SeededLoop(seed)
     drawn = random.Random(f"{seed} ids")
     jitter = random.Random(f"{seed} jitter")
-    secrets = types.SimpleNamespace(choice=drawn.choice)
+
+    def token_urlsafe(size: int) -> str:
+        return base64.urlsafe_b64encode(drawn.randbytes(size)).rstrip(b"=").decode()
+
+    secrets = types.SimpleNamespace(choice=drawn.choice, token_urlsafe=token_urlsafe)
     with ExitStack() as stack:
         for name in modules_with_a_clock():
             stack.enter_context(mock.patch(f"{name}.time", _Clock(loop)))
         stack.enter_context(mock.patch("roomcast.core.sids.secrets", secrets))
+        stack.enter_context(mock.patch("roomcast.core.recovery.secrets", secrets))
         stack.enter_context(mock.patch("roomcast.brokers.log_broker.random", jitter))
         runner = stack.enter_context(asyncio.Runner(loop_factory=lambda: loop))
         yield loop, runner.run

@@ -7,8 +7,9 @@ Calls overlap, so what a room's members were is not always known. What is known 
 2. It is *surely* in a room from the return of a join on, until a leave is called; but not at all when a leave was
    under way at the same time as the join.
 3. A call that did not end well may still have its effect later, until all is quiet.
-4. Who asks for a client of a node that is taken for lost is told that it is done, and nothing may have happened.
-5. Closing a room is a leave for all its members: done when it returns on the node that closes it, and perhaps never
+4. Of a client that ever lost its connection nothing is sure but its namespace and its sid.
+5. Who asks for a client of a node that is taken for lost is told that it is done, and nothing may have happened.
+6. Closing a room is a leave for all its members: done when it returns on the node that closes it, and perhaps never
    elsewhere, since the word of it may be lost.
 """
 
@@ -19,6 +20,8 @@ from itertools import takewhile
 from typing import Any, TypeVar
 
 from tests.simulation.history import (
+    Away,
+    Back,
     Called,
     ClientGone,
     ClientLeaving,
@@ -43,7 +46,13 @@ NEVER = 1 << 60
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """One client, from place to place: connected, about to go, gone."""
+    """One client, from place to place: connected, about to go, gone.
+
+    Attributes:
+        node: where it was at first.
+        homes: where it came back, and when.
+        roams: whether its connection was ever lost: then what was done to its rooms just before may be, too.
+    """
 
     name: str
     node: str
@@ -51,6 +60,12 @@ class Life:
     up: int
     leaving: int
     gone: int
+    homes: tuple[tuple[int, str], ...] = ()
+    roams: bool = False
+
+    def home(self, place: int) -> str:
+        """Its node, at a place."""
+        return next((node for since, node in reversed(self.homes) if since <= place), self.node)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +75,10 @@ class Move:
     called: int
     done: int
     over: int
+
+
+def _unless_back(away: int, homes: list[tuple[int, str]]) -> int:
+    return NEVER if homes and homes[-1][0] > away else away
 
 
 class Story:
@@ -82,6 +101,10 @@ class Story:
         self.down = {one.node: (place, one.how) for place, one in reversed(self._of(NodeDown))}
         leaving = {one.client: place for place, one in reversed(self._of(ClientLeaving))}
         gone = {one.client: place for place, one in reversed(self._of(ClientGone))}
+        homes: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        for place, back in self._of(Back):
+            homes[back.client].append((place, back.node))
+        away = {one.client: place for place, one in self._of(Away)}
         self.clients = {
             one.client: Life(
                 one.client,
@@ -89,10 +112,14 @@ class Story:
                 one.namespace,
                 place,
                 min(
-                    times.get(name, NEVER)
-                    for times, name in ((leaving, one.client), (gone, one.client), (self.stopping, one.node))
+                    leaving.get(one.client, NEVER),
+                    gone.get(one.client, NEVER),
+                    self.stopping.get(homes[one.client][-1][1] if homes[one.client] else one.node, NEVER),
+                    _unless_back(away.get(one.client, NEVER), homes[one.client]),
                 ),
                 gone.get(one.client, NEVER),
+                tuple(homes[one.client]),
+                one.client in away,
             )
             for place, one in self._of(ClientUp)
         }
@@ -115,7 +142,7 @@ class Story:
         end, outcome = self.end(call.call)
         if call.op in ("enter", "leave") and call.client in self.clients:
             home = self.clients[call.client].node
-            well = outcome == "returned" and self.knows(call.node, home, self._soon_after(end))
+            well = outcome == "returned" and self.knows(call.node, home, self.soon_after(end))
             over = end if well else self.next_quiet(min(end, len(self.history.events)))
             moves = self._joins if call.op == "enter" else self._leaves
             if outcome != "failed":
@@ -138,7 +165,7 @@ class Story:
         met = self._met[node, peer]
         return self.knows(node, peer, since) and not any(since < place < until for place, _ in met)
 
-    def _soon_after(self, place: int) -> int:
+    def soon_after(self, place: int) -> int:
         """A place a moment later: several are told of the same thing one after the other."""
         moments = self.history.moments
         return bisect_left(moments, moments[place] + 0.01)
@@ -159,6 +186,8 @@ class Story:
             return False
         if room in ("*", f"@{life.name}"):
             return True
+        if life.roams:
+            return False
         leaves = self._leaves.get((life.name, room), ())
         return any(
             join.done < since and not any(leave.over > join.called and leave.called < until for leave in leaves)
@@ -171,7 +200,7 @@ class Story:
             return False
         if room in ("*", f"@{life.name}"):
             return True
-        leaves = self._leaves.get((life.name, room), ())
+        leaves = () if life.roams else self._leaves.get((life.name, room), ())
         return any(
             join.called < until and not any(join.over < leave.called and leave.done < since for leave in leaves)
             for join in self._joins.get((life.name, room), ())
@@ -182,7 +211,7 @@ class Story:
         return [
             life
             for life in self.clients.values()
-            if self._in_reach(emit, life)
+            if self._in_reach(emit, life, since)
             and any(self.surely(life, room, since, until) for room in emit.rooms or ("*",))
             and not any(self.possibly(life, room, since, until) for room in emit.excluded)
         ]
@@ -190,10 +219,10 @@ class Story:
     def may_get(self, emit: Called, life: Life, since: int, until: int) -> bool:
         """Whether a client may be addressed by an emit that arrives some time in between."""
         return (
-            self._in_reach(emit, life)
+            self._in_reach(emit, life, since)
             and any(self.possibly(life, room, since, until) for room in emit.rooms or ("*",))
             and not any(self.surely(life, room, since, until) for room in emit.excluded)
         )
 
-    def _in_reach(self, emit: Called, life: Life) -> bool:
-        return emit.namespace == life.namespace and (not emit.local or emit.node == life.node)
+    def _in_reach(self, emit: Called, life: Life, place: int) -> bool:
+        return emit.namespace == life.namespace and (not emit.local or emit.node == life.home(place))

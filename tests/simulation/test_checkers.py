@@ -7,6 +7,8 @@ import pytest
 
 from tests.simulation.checkers import CHECKERS, check
 from tests.simulation.history import (
+    Away,
+    Back,
     Called,
     Change,
     ClientGone,
@@ -144,6 +146,16 @@ BAD: list[tuple[str, History, str]] = [
         "P6: emit 3 failed, and nothing",
     ),
     ("too much", history(UP, Size("n0", "outbox", 4, 3)), "P7: n0 holds 4 of outbox"),
+    (
+        "came back without what it missed",
+        history(JOINED, Away("c1"), emitted(3, rooms=("@c1",)), Back("c1", "n0"), Quiet(), log=True),
+        "P4: c1 on n1 did not get 3",
+    ),
+    (
+        "came back and got it twice",
+        history(JOINED, emitted(3, "c0", "c1", rooms=("r",)), Away("c1"), Back("c1", "n0"), Got("c1", 3), log=True),
+        "P3: c1 got 3 2 times",
+    ),
     ("broken", history(UP, Seen("n0", ("n1",), (), (), ("1 faults",))), "P8: n0: 1 faults"),
     ("had to wait", history(JOINED, call(3), Ended(3, "returned"), Got("c0", 3), Got("c1", 3)), "P9: c0 had to wait"),
     ("unknown peer", history(UP, Quiet(), Seen("n0", (), ())), "ME: n0 knows ()"),
@@ -214,6 +226,7 @@ EXCUSED: list[tuple[str, History]] = [
     ("given up by its node", history(JOINED, emitted(3, "c0", rooms=("r",)), Told("n0", "given_up"), ALL_WELL)),
     ("trimmed", history(JOINED, emitted(3, "c0", rooms=("r",)), Told("n1", "trimmed"), ALL_WELL, log=True)),
     ("dropped: the numbers tell", history(JOINED, emitted(3, "c0", rooms=("r",)), Dropped("n1", (3,)), ALL_WELL)),
+    ("gone for good", history(JOINED, Away("c1"), emitted(3, rooms=("@c1",)), Quiet(), log=True)),
     ("volatile", history(JOINED, emitted(3, "c0", rooms=("r",), volatile=True), ALL_WELL)),
     ("cancelled for all", history(JOINED, call(3, rooms=("r",)), Ended(3, "cancelled"), ALL_WELL)),
     ("a hole after a pause", history(UP, Handed("n1", "s", "n0", 1, 1, 1), ALL_WELL)),

@@ -5,12 +5,13 @@ What an application does to it is in `deeds`, what fate does in `faults`.
 """
 
 import asyncio
-import contextvars
+import json
 import logging
 import random
 from collections.abc import Collection, Coroutine
 from typing import Any, cast
 
+import roomcast
 from roomcast.core.broker import Delivery, Gap, Subject
 from roomcast.core.errors import WireError
 from roomcast.core.membership import NodeInfo
@@ -18,9 +19,11 @@ from roomcast.core.messages import Emit, decode_message
 from roomcast.core.rooms import Client
 from tests.cluster.clock import Stuck
 from tests.cluster.faulty import FaultyBroker, Hub, installed
-from tests.cluster.harness import Arguments, SimClient, SimNode
+from tests.cluster.harness import Arguments, SimNode
 from tests.cluster.model import bounds, read_envelope
 from tests.simulation.history import (
+    Away,
+    Back,
     Called,
     ClientGone,
     ClientLeaving,
@@ -45,66 +48,10 @@ from tests.simulation.history import (
 )
 from tests.simulation.log_server import LogServer
 from tests.simulation.loop import WORLD, SeededLoop, context_of, process
+from tests.simulation.parties import BURST, SETTINGS, SETTLE, Member, SimProcess
 from tests.simulation.plan import Plan
 
 # pyright: reportPrivateUsage=false
-
-SETTINGS: dict[str, Any] = {
-    "heartbeat": 1.0,
-    "peer_timeout": 3.0,
-    "linger": 0.3,
-    "regroup_timeout": 0.5,
-    "request_timeout": 2.0,
-    "emit_timeout": 1.5,
-    "outbox_messages": 12,
-    "outbox_age": 4.0,
-    "max_payload": 16_384,
-    "buffer": 400,
-}
-SETTLE = 8.0  # seconds after which all is quiet: a peer that was lost is, requests have ended, lingers are over
-BURST = 25  # emits at once, at most
-ROOMS = ("r0", "r1", "r2", "")
-NAMESPACES = ("/", "/chat")
-
-
-class Member(SimClient):
-    """A client of the simulation.
-
-    Attributes:
-        name: in the history.
-        at: its node.
-    """
-
-    def __init__(self, name: str, at: "SimProcess", namespace: str) -> None:
-        super().__init__(at.sim, namespace)
-        self.name = name
-        self.at = at
-        self.gone = False
-
-
-class SimProcess:
-    """One process of the cluster: a node, its context, and whether it still runs."""
-
-    def __init__(self, name: str, sim: SimNode, context: contextvars.Context) -> None:
-        self.name = name
-        self.sim = sim
-        self.context = context
-        self.alive = True
-        self.stopping = False
-        self.watches: list[tuple[str, str, dict[str, str]]] = []
-        self.subjects: dict[str, int] = {}
-
-    @property
-    def adapter(self) -> Any:
-        return self.sim.adapter
-
-    @property
-    def server(self) -> Any:
-        return self.sim.server
-
-    @property
-    def broker(self) -> FaultyBroker:
-        return self.sim.broker
 
 
 class World:
@@ -113,15 +60,16 @@ class World:
     def __init__(self, plan: Plan, loop: SeededLoop) -> None:
         self.plan = plan
         self.loop = loop
-        self.on_log = plan.world in ("log", "total")
-        self.history = History(total=plan.world == "total", log=self.on_log)
+        self.on_log = plan.world in ("log", "total", "recovery")
+        self.recovering = plan.world == "recovery"
+        self.history = History(total=plan.world in ("total", "recovery"), log=self.on_log)
         self.nodes: list[SimProcess] = []
         self.clients: list[Member] = []
         self.calls: dict[int, tuple[SimProcess, asyncio.Task[Any]]] = {}
         self.garbage = 0
         self.closed = False
         self._names: dict[str, str] = {}
-        self._number = 0
+        self._number = self._named = 0
         self._latency = random.Random(f"{plan.seed} latency")
         self.hub = Hub()
         self.logs = LogServer(latency=self._way)
@@ -161,7 +109,7 @@ class World:
     @property
     def members(self) -> list[Member]:
         """The clients that are there."""
-        return [client for client in self.clients if not client.gone and client.at.alive]
+        return [client for client in self.clients if client.here and client.at.alive]
 
     # Nodes
 
@@ -174,6 +122,8 @@ class World:
         settings = SETTINGS | {"name": name} | ({"order": "total"} if self.plan.world == "total" else {})
         if self.on_log:
             settings["outbox_age"] = 10.0
+        if self.recovering:
+            settings["recovery"] = roomcast.Recovery(window=30.0, patience=1.0, offer=_offer)
         node = SimProcess(name, context.run(SimNode, self.hub, url, settings), context)
         self._names[node.sim.id] = name
         self.nodes.append(node)
@@ -219,9 +169,12 @@ class World:
         self._lose_clients(node)
 
     def _lose_clients(self, node: SimProcess) -> None:
-        for client in self.clients:
-            if client.at is node and not client.gone:
-                self.gone(client)
+        for client in tuple(self.clients):
+            if client.at is node and not client.gone and not client.lost:
+                if self.recovering:
+                    self.lose(client)
+                else:
+                    self.gone(client)
 
     def _listen(self, node: SimProcess) -> None:
         sim, name = node.sim, node.name
@@ -244,13 +197,13 @@ class World:
         parting, went = adapter._parting, adapter._went
 
         def on_parting(client: Client) -> None:
-            if client.sid in self._names:
+            if client.sid in self._names and self._is_here(client.sid, node):
                 self.note(ClientLeaving(self.name(client.sid)))
             parting(client)
 
         def on_went(client: Client) -> None:
             went(client)
-            self._went(client.sid)
+            self._went(client.sid, node)
 
         adapter._parting, adapter._went = on_parting, on_went
         if not self.on_log:
@@ -293,29 +246,89 @@ class World:
 
     async def connect(self, node: SimProcess, namespace: str) -> Member:
         """A client comes."""
-        client = Member(f"c{len(self.clients)}", node, namespace)
-        client.on_event = lambda event: self._got(client, event)
+        client = self._make(node, namespace)
+        client.on_connect = lambda answer: self._is_new(client, answer)
         self.clients.append(client)
         await client.connect()
-        if not client.sid:
+        if not client.answered:
             client.gone = True
             raise ConnectionError("the client was not admitted")
-        self._names[client.sid] = client.name
-        self.note(ClientUp(client.name, node.name, namespace))
         return client
+
+    def _make(self, node: SimProcess, namespace: str) -> Member:
+        client = Member("", node, namespace)
+        client.on_event = lambda event: self._got(client, event)
+        return client
+
+    def _is_new(self, client: Member, answer: dict[str, Any]) -> None:
+        client.answered = True
+        client.name = f"c{self._named}"
+        client.pid = answer.get("pid", "")
+        client.place = None
+        self._named += 1
+        self._names[client.sid] = client.name
+        self.note(ClientUp(client.name, client.at.name, client.namespace))
+        self._catch_up(client)
+
+    def _catch_up(self, client: Member) -> None:
+        early, client.early = client.early, []
+        for event in early:
+            self._got(client, event)
+
+    def lose(self, client: Member) -> None:
+        """A client's connection is lost, or its attempt to come back; it comes back somewhere, soon."""
+        if client.answered:
+            self.note(Away(client.name))
+        client.lost = True
+        self.loop.call_later(0.01 + self._latency.expovariate(2.0), self._come_back, client, context=context_of(WORLD))
+
+    def _come_back(self, old: Member) -> None:
+        if not self.running or self.closed:
+            old.gone = True
+            return
+        node = self._latency.choice(self.running)
+        new = self._make(node, old.namespace)
+        new.name, new.sid, new.pid, new.place = old.name, old.sid, old.pid, old.place
+        self.clients[self.clients.index(old)] = new
+        self.spawn(node, self._return(old, new))
+
+    async def _return(self, old: Member, new: Member) -> None:
+        def answered(answer: dict[str, Any]) -> None:
+            if new.sid == old.sid:
+                new.answered, new.pid = True, answer["pid"]
+                self.note(Back(new.name, new.at.name))
+                self._catch_up(new)
+            else:
+                self._is_new(new, answer)
+
+        new.on_connect = answered
+        named = {"pid": old.pid, "offset": old.place}
+        await new.connect(json.dumps({key: text for key, text in named.items() if text}))
+        if not new.answered and not new.lost:
+            self.lose(new)
+
+    def _is_here(self, sid: str, node: SimProcess) -> bool:
+        return any(client.sid == sid and client.at is node and client.here for client in self.clients)
 
     def gone(self, client: Member) -> None:
         client.gone = True
         self.note(ClientLeaving(client.name))
         self.note(ClientGone(client.name))
 
-    def _went(self, sid: str) -> None:
+    def _went(self, sid: str, node: SimProcess) -> None:
         for client in self.clients:
-            if client.sid == sid and sid in self._names and not client.gone:
+            if client.sid == sid and client.at is node and client.here:
                 self.gone(client)
 
     def _got(self, client: Member, event: Arguments) -> None:
-        if event[0] == "e" and not client.gone:
+        if client.gone or client.lost:
+            return
+        if not client.answered:
+            client.early.append(event)
+            return
+        if self.recovering and isinstance(event[-1], str):
+            client.place = event[-1]
+        if event[0] == "e":
             self.note(Got(client.name, int(event[1])))
         if client.acks_wanted:
             number, delay = client.acks_wanted.pop(), self._latency.expovariate(20.0)
@@ -372,7 +385,7 @@ class World:
         if not node.adapter.health():
             broken.append(node.adapter.health().reason)
         broken += [f"{name}: {size} are left" for name, size in bounds(node.sim).items() if size and name in _EMPTY]
-        members = [client for client in self.clients if client.at is node and not client.gone]
+        members = [client for client in self.clients if client.at is node and client.here]
         rooms = [
             (client.name, tuple(sorted(map(str, map(self._room, node.server.rooms(client.sid, client.namespace))))))
             for client in members
@@ -396,6 +409,10 @@ class World:
                 events = sum(isinstance(event, Delivery) for event in node.broker._events)
                 if events:
                     self.note(Size(node.name, "buffer", events, SETTINGS["buffer"]))
+
+
+def _offer(_environ: object, _auth: object) -> bool:
+    return True
 
 
 _EMPTY = ("backlog", "barriers", "surveys", "answers", "acks", "waiting")
