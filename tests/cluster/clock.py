@@ -11,6 +11,7 @@ import selectors
 import time
 from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -68,10 +69,10 @@ class _Clock:
         return round(self.time() * 1e9)
 
 
-def modules_with_a_clock() -> list[str]:
-    """The modules of the core that look at the module `time`."""
-    names = [f"roomcast.core.{module.name}" for module in pkgutil.iter_modules(roomcast.core.__path__)]
-    return [name for name in names if getattr(importlib.import_module(name), "time", None) is time]
+def modules_that_use(module: ModuleType) -> list[str]:
+    """The modules of the core that know a module, such as `time`, by its own name."""
+    names = [f"roomcast.core.{found.name}" for found in pkgutil.iter_modules(roomcast.core.__path__)]
+    return [name for name in names if getattr(importlib.import_module(name), module.__name__, None) is module]
 
 
 class Timeline:
@@ -81,7 +82,7 @@ class Timeline:
         loop = VirtualLoop()
         self.loop = loop
         self._runner = asyncio.Runner(loop_factory=lambda: loop)
-        self._patches = [mock.patch(f"{name}.time", _Clock(loop)) for name in modules_with_a_clock()]
+        self._patches = [mock.patch(f"{name}.time", _Clock(loop)) for name in modules_that_use(time)]
         for patch in self._patches:
             patch.start()
 

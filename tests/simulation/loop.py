@@ -20,6 +20,8 @@ import contextvars
 import heapq
 import math
 import random
+import secrets
+import time
 import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
@@ -27,7 +29,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 from unittest import mock
 
-from tests.cluster.clock import EPOCH, Stuck, modules_with_a_clock
+from tests.cluster.clock import EPOCH, Stuck, modules_that_use
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -180,12 +182,12 @@ def seeded(seed: object) -> Generator[tuple[SeededLoop, Run]]:
     def token_urlsafe(size: int) -> str:
         return base64.urlsafe_b64encode(drawn.randbytes(size)).rstrip(b"=").decode()
 
-    secrets = types.SimpleNamespace(choice=drawn.choice, token_urlsafe=token_urlsafe)
+    fake = types.SimpleNamespace(choice=drawn.choice, token_urlsafe=token_urlsafe)
     with ExitStack() as stack:
-        for name in modules_with_a_clock():
+        for name in modules_that_use(time):
             stack.enter_context(mock.patch(f"{name}.time", _Clock(loop)))
-        stack.enter_context(mock.patch("roomcast.core.sids.secrets", secrets))
-        stack.enter_context(mock.patch("roomcast.core.recovery.secrets", secrets))
+        for name in modules_that_use(secrets):
+            stack.enter_context(mock.patch(f"{name}.secrets", fake))
         stack.enter_context(mock.patch("roomcast.brokers.log_broker.random", jitter))
         runner = stack.enter_context(asyncio.Runner(loop_factory=lambda: loop))
         yield loop, runner.run

@@ -14,6 +14,7 @@ from roomcast.core.adapter import Adapter
 from roomcast.core.broadcast import Broadcast, Collector
 from roomcast.core.broker import Gap
 from roomcast.core.claims import Claims
+from roomcast.core.gaps import Gaps
 from roomcast.core.interest import Interest
 from roomcast.core.membership import Membership
 from roomcast.core.node import Node
@@ -190,8 +191,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(Publisher, "_abandon", cancelled_callers_keep_their_place, r"P8: .* backlog", first=89),
     Mutant(Publisher, "hold", bugs.resends_wait_for_nobody, r"P4:", first=4),
     Mutant(Publisher, "confirmed", confirms_are_believed_before_they_come, r"P4:", world="log", first=111),
-    Mutant(Node, "_tell", bugs.a_lost_link_is_not_told, r"P4:", first=1),
-    Mutant(Node, "_tell", bugs.what_is_given_up_is_not_told, r"P4:", first=21),
+    Mutant(Gaps, "tell", bugs.a_lost_link_is_not_told, r"P4:", first=1),
+    Mutant(Gaps, "tell", bugs.what_is_given_up_is_not_told, r"P4:", first=21),
     Mutant(Node, "refuse", bugs.garbage_ends_the_loop, r"P[48]:|ME:"),
     Mutant(Places, "resume", a_trimmed_log_is_not_told, r"P4:", world="log", first=1),
     Mutant(Membership, "tick", the_dead_live_on, r"ME:", first=3),
