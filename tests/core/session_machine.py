@@ -325,13 +325,16 @@ class Cluster(RuleBasedStateMachine):
         node.asked[self.count] = person
         self.say(node.name, Resume(self.count, person.pid))
 
-    @rule(who=people, room=rooms, pick=picks, noticed=st.booleans())
-    def be_away(self, who: int, room: str, pick: int, noticed: bool) -> None:
+    @rule(who=people, room=rooms, pick=picks, noticed=st.booleans(), leaves=st.booleans())
+    def be_away(self, who: int, room: str, pick: int, noticed: bool, leaves: bool) -> None:
         """What happens most of the time."""
         self.emit(pick, ("red", "blue"), ())
         self.read_all()
         self.lose_connection(who, noticed)
         self.emit(pick, (room,), ())
+        if leaves:
+            self.read_all()
+            self.leave(who, room)
         self.emit(pick, (), ("ann",))
         self.come_back(who, pick, at_once=True)
         self.read_all()
