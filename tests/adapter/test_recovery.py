@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import random
 import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
@@ -373,6 +374,37 @@ async def test_what_one_node_did_not_read_another_one_may_have(home: Home) -> No
     await home.away(nodes[1], late, 3)
     assert (await late.connect(nodes[0])).recovered, "it came after the gap"
     assert await home.end(nodes[1], late) == [events([3])]
+
+
+async def test_clients_that_come_and_go_all_the_time_get_everything_once_and_in_one_order(home: Home) -> None:
+    """P2 and P3, with node switches and dead connections, while three nodes publish."""
+    nodes = await home.nodes(3)
+    clients = [await home.client(nodes[number % 3]) for number in range(6)]
+    chance = random.Random(7)
+    sent: list[int] = []
+    going = True
+
+    async def publish() -> None:
+        while going:
+            numbers = range(len(sent), len(sent) + chance.choice([1, 1, 10]))
+            sent.extend(numbers)
+            await emit(chance.choice(nodes), numbers, to=chance.choice(["red", None]))
+            await asyncio.sleep(0.01)
+
+    async def live(client: Returning) -> None:
+        for _ in range(5):
+            await asyncio.sleep(chance.random() / 10)
+            await (client.walk_out() if chance.random() < 0.2 else client.drop())
+            await asyncio.sleep(chance.random() / 10)
+            assert (await client.connect(chance.choice(nodes))).recovered
+
+    publishing = asyncio.ensure_future(publish())
+    await asyncio.gather(*(live(client) for client in clients))
+    going = False
+    await publishing
+    heard = await home.end(nodes[0], *clients)
+    assert all(one == heard[0] for one in heard), "P2"
+    assert sorted(heard[0]) == events(sent), "P3 and P5"
 
 
 # Who it is then
