@@ -118,12 +118,29 @@ class Cluster(RuleBasedStateMachine):
                 node.tail.add(ALL, message, 0.0)
                 self.hand_on(node, message)
             else:
-                self.act(node, self.take_in(node.table, origin, sent, message))
+                before = self.not_theirs(node.table, origin, message)
+                news = self.take_in(node.table, origin, sent, message)
+                assert before is None or self.state(node.table, before[0]) == before, f"{origin} is not its owner"
+                self.act(node, news)
             if isinstance(message, Keep):
                 self.compare(node, message.pid)
             if isinstance(message, Lost) and message.node == node.name:
                 for served, _ in node.served.values():
                     self.keep(node, served)
+
+    @staticmethod
+    def state(table: Sessions, pid: str) -> tuple[str, str, int, float | None] | None:
+        session = table.get(pid)
+        return None if session is None else (pid, session.owner, session.term, session.parted)
+
+    def not_theirs(self, table: Sessions, origin: str, message: Message) -> tuple[str, str, int, float | None] | None:
+        """The state of a session of which somebody speaks whose word does not count (rule 1)."""
+        if not isinstance(message, (Keep, Part)) or (state := self.state(table, message.pid)) is None:
+            return None
+        _, owner, term, parted = state
+        theirs = (message.term, origin) == (term, owner)
+        theirs |= message.term > term if isinstance(message, Keep) else parted is not None
+        return None if theirs else state
 
     @staticmethod
     def take_in(table: Sessions, origin: str, sent: float, message: Message) -> Iterable[News]:
@@ -336,6 +353,20 @@ class Cluster(RuleBasedStateMachine):
             self.read_all()
             self.leave(who, room)
         self.emit(pick, (), ("ann",))
+        self.come_back(who, pick, at_once=True)
+        self.read_all()
+
+    @rule(who=people, room=rooms, pick=picks)
+    def be_moved_while_away(self, who: int, room: str, pick: int) -> None:
+        """It comes into a room, or leaves it, before its node finds out that its connection is gone."""
+        self.read_all()
+        self.lose_connection(who, noticed=False)
+        self.emit(pick, (), ())
+        self.emit(pick, (room,), ())
+        self.read_all()
+        is_in = any(stay.room == room and stay.left is None for stay in self.people[who].history)
+        (self.leave if is_in else self.join)(who, room)
+        self.emit(pick, (room,), ())
         self.come_back(who, pick, at_once=True)
         self.read_all()
 
