@@ -251,8 +251,8 @@ class Adapter(Clients, Services):
         if self._doorway is not None:
             if (restored := await self._doorway.restored(eio_sid, namespace)) is not None:
                 return restored
-            if self._rooms.by_eio_sid(namespace, eio_sid) is not None:
-                return None
+            if self._rooms.by_eio_sid(namespace, eio_sid) is not None or eio_sid not in self.server.environ:
+                return None  # the connection has asked twice, or is gone
         sid = new_sid(self._node.id)
         client = self.admit(namespace, sid, eio_sid)
         if self._doorway is not None:

@@ -294,6 +294,8 @@ class Recoveries:
         pending, session, node = self._pending.get(asked.request), asked.session, self._node
         if pending is None:
             return
+        if pending.timer is not None:
+            pending.timer.cancel()  # it was for the owner before
         gone = node.membership.has_met and session.owner not in node.peers and session.owner != node.id
         at_once = gone or session.owner in self._silent
         seize = partial(self._seize, session.owner, session.keep.pid, session.term)

@@ -6,7 +6,8 @@ A session is served by one node, its owner, or free. Its term counts its owners.
 2. A session is free once its owner has parted with it, or is lost. It can be resumed within the window since then, and
    the first to ask in the log becomes its owner, in the next term.
 3. Who asks for a session that is served waits: its owner is told to test the connection. It then parts with it, and
-   the first who waits becomes the owner; or refuses, and nobody waits any more.
+   the first who waits becomes the owner, who is told the same for the others: a client may have asked twice, because
+   its first new connection broke as well. Or it refuses, and nobody waits any more.
 4. An owner that does not answer may have its session seized by someone who waits. What the owner says later is of an
    earlier term.
 5. An owner that was taken for lost and is not takes back what nobody has resumed, by saying again what it serves.
@@ -100,7 +101,7 @@ class Denied:
 
     node: str
     request: int
-    why: Literal["unknown", "expired", "refused", "over", "taken"]
+    why: Literal["unknown", "expired", "refused", "over"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,10 +274,10 @@ class Sessions:
         session.owner, session.parted, session.heard = node, None, self._now
         session.term += 1
         self._served.setdefault(node, {})[session.keep.pid] = session
-        return (Granted(session, node, request), *self._deny(session, "taken"))
+        return (Granted(session, node, request), *(Asked(session, *one) for one in session.waiting))
 
     @staticmethod
-    def _deny(session: Session, why: Literal["refused", "over", "taken"]) -> list[News]:
+    def _deny(session: Session, why: Literal["refused", "over"]) -> list[News]:
         waiting, session.waiting = session.waiting, []
         return [Denied(node, request, why) for node, request in waiting]
 

@@ -569,6 +569,50 @@ async def test_a_pid_is_no_use_while_its_client_is_there_nor_to_someone_else(hom
     assert await home.end(nodes[0], client, thief) == [events([1]), []]
 
 
+@pytest.mark.parametrize("again", [1, 2], ids=["same node", "another node"])
+@pytest.mark.parametrize("silently", [False, True], ids=["dropped", "half dead"])
+async def test_a_client_whose_way_back_breaks_as_well_is_restored_by_the_next(
+    home: Home, again: int, silently: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has asked twice: what is granted to a connection that is dead is passed on to the one that is not."""
+    nodes = await home.nodes(3)
+    client = await home.client(nodes[0])
+    sid = client.sid
+    await emit(nodes[1], [1], to="red")
+    await client.hear("n")
+    await client.walk_out()
+    await emit(nodes[1], [2], to="red")
+    await client.ask(nodes[1])
+    await until(lambda: nodes[2].inside._recoveries.reader.table.by_sid(sid).waiting, what="the first way back waits")
+    await (client.walk_out() if silently else client.drop())
+    await client.connect(nodes[again])
+    assert client.recovered
+    assert client.sid == sid
+    assert await home.end(nodes[0], client) == [events([2])]
+    assert [node.sio.rooms(sid) != [] for node in nodes] == [node is nodes[again] for node in nodes]
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_connection_that_is_gone_when_its_session_is_denied_leaves_nothing(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    nodes = await home.nodes(patience=30.0)
+    client = await home.client(nodes[0])
+    thief = Returning()
+    home.clients.append(thief)
+    nodes[0].inside._node.publisher.hold(link_down=True)  # it does not answer yet
+    await thief.ask(nodes[1], pid=client.pid)
+    table = nodes[1].inside._recoveries.reader.table
+    await until(lambda: table.get(client.pid).waiting, what="the thief waits")
+    await nodes[1].sio.eio.disconnect()  # as for a client that has not answered a ping in time
+    assert not nodes[1].sio.environ
+    nodes[0].inside._node.publisher.release()
+    await until(lambda: nodes[1].adapter.stats()["sessions_unrecovered"], what="the session is denied")
+    assert await home.end(nodes[0], client) == [[]]
+    assert await nodes[1].adapter.local.count() == 0
+    assert "Traceback" not in caplog.text
+
+
 async def test_of_two_that_come_back_with_one_pid_one_gets_the_session(home: Home) -> None:
     nodes = await home.nodes(3, patience=LONG)
     client = await home.client(nodes[0])

@@ -65,7 +65,8 @@ def test_rule_3_who_waits_gets_the_session_when_its_owner_parts_or_is_lost_and_n
         sessions.resume("b", Resume(1, "p"), 1.0)
         sessions.resume("c", Resume(2, "p"), 2.0)
         news = sessions.lost("a", 3.0) if lost else sessions.part("a", Part("p", 0), 3.0)
-        assert list(news) == [Granted(session, "b", 1), Denied("c", 2, "taken")]
+        assert list(news) == [Granted(session, "b", 1), Asked(session, "c", 2)]
+        assert list(sessions.part("b", Part("p", 1), 4.0)) == [Granted(session, "c", 2)]
     sessions = table("p")
     sessions.resume("b", Resume(1, "p"), 1.0)
     assert list(sessions.refuse("a", Refuse("p", 0))) == [Denied("b", 1, "refused")]
