@@ -105,7 +105,7 @@ def disconnect(world: World, draw: random.Random) -> None:
 
     async def leave() -> None:
         await client.leave()
-        if not client.gone:
+        if not (client.gone or client.lost):  # a connection that was lost first says nothing of leaving
             world.gone(client)
 
     world.spawn(client.at, leave())
