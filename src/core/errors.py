@@ -116,10 +116,10 @@ class ReplayUnavailable(RoomcastError):
     """The log cannot give back everything since the position asked for.
 
     Attributes:
-        reason: "trimmed" (retention took it), "epoch_changed" (another log than before), "no_log".
+        reason: "trimmed" (retention took it) or "epoch_changed" (another log than before).
     """
 
-    def __init__(self, message: str, *, reason: Literal["trimmed", "epoch_changed", "no_log"]) -> None:
+    def __init__(self, message: str, *, reason: Literal["trimmed", "epoch_changed"]) -> None:
         super().__init__(message)
         self.reason = reason
 
