@@ -353,6 +353,10 @@ class SyncEmitter(SyncVerbs):
         """The rooms of a namespace and how many members each has; see `Emitter.all_rooms`."""
         return self._call(lambda emitter: emitter.all_rooms(namespace))
 
+    def get_session(self, sid: str, namespace: str = "/") -> dict[str, Any]:
+        """What the application last stored with a client of any node; see `Emitter.get_session`."""
+        return self._call(lambda emitter: emitter.get_session(sid, namespace))
+
     def nodes(self) -> list[NodeInfo]:
         """The live nodes, the oldest first."""
         return self._call(lambda emitter: emitter.nodes())

@@ -133,6 +133,7 @@ async def test_each_verb_does_what_the_emitters_does(cluster: Cluster) -> None:
                 b.adapter.host_id,
                 (far.sid, "red", "blue"),
             )
+            assert emitter.get_session(far.sid) == socket.data
             socket.emit("event", 5)
             assert socket.emit_with_ack("ask", timeout=5) == ("far", 2)
             socket.join("green")
