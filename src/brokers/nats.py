@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from roomcast.brokers.attempts import each_once
 from roomcast.brokers.nats_link import Link, Publishing
 from roomcast.brokers.nats_servers import Servers
 from roomcast.core.arrivals import Arrivals
@@ -167,20 +168,11 @@ class NatsBroker:
 
     async def _connect(self) -> None:
         """Try each server once, all within `connect_timeout`."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._config.connect_timeout
-        for left in range(len(self._servers), 0, -1):
-            try:
-                link = await self._open(max(0.05, (deadline - loop.time()) / left))
-            except BrokerUnavailable:
-                if left == 1:
-                    raise
-            else:
-                limit = min(self._config.max_payload, link.max_payload)
-                order: Order = "publisher" if link.ordered else "subject"
-                self.guarantees = replace(self.guarantees, order=order, max_payload=limit, barrier=link.scope)
-                self._link = link
-                return
+        link = await each_once(len(self._servers), self._config.connect_timeout, self._open)
+        limit = min(self._config.max_payload, link.max_payload)
+        order: Order = "publisher" if link.ordered else "subject"
+        self.guarantees = replace(self.guarantees, order=order, max_payload=limit, barrier=link.scope)
+        self._link = link
 
     async def _open(self, timeout: float) -> Link:
         """A link to the next server, with all subjects heard."""

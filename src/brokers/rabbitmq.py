@@ -30,6 +30,7 @@ from dataclasses import replace
 from typing import ClassVar
 from urllib.parse import parse_qsl
 
+from roomcast.brokers.attempts import each_once
 from roomcast.brokers.rabbitmq_link import Confirm, Link, closed, fail, translated
 from roomcast.brokers.rabbitmq_servers import servers
 from roomcast.core.arrivals import Arrivals
@@ -166,14 +167,7 @@ class RabbitBroker:
 
     async def _begin(self) -> Link:
         """A link to one of the servers, each tried once, all within `connect_timeout`."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._config.connect_timeout
-        for left in range(len(self._servers), 1, -1):
-            try:
-                return await self._connect(max(0.05, (deadline - loop.time()) / left))
-            except BrokerUnavailable as exc:
-                _log.debug("RabbitMQ cannot be used: %s", exc)
-        return await self._connect(max(0.05, deadline - loop.time()))
+        return await each_once(len(self._servers), self._config.connect_timeout, self._connect)
 
     async def _reconnect(self, failures: int) -> tuple[Link, int]:
         """The next link, and how many attempts have failed in a row: each server is tried before the first pause."""

@@ -18,9 +18,11 @@ import random
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
+from roomcast.brokers.attempts import each_once
 from roomcast.brokers.log_broker import Intake, LogBroker, Lost
 from roomcast.brokers.log_settings import PARAMETERS, LogSettings, log_settings
 from roomcast.brokers.rabbitmq import RabbitBroker, cancelling, tls_context
@@ -60,15 +62,8 @@ class RabbitStreamsDriver:
 
     async def dial(self, intake: Intake, lost: Lost) -> StreamsLink:
         """Try each server once, all within `connect_timeout`."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._config.connect_timeout
-        for left in range(len(self._servers), 0, -1):
-            try:
-                return await self._open(intake, lost, max(0.05, (deadline - loop.time()) / left))
-            except BrokerUnavailable:
-                if left == 1:
-                    raise
-        raise AssertionError  # pragma: no cover - the loop returns or raises
+        opening = partial(self._open, intake, lost)
+        return await each_once(len(self._servers), self._config.connect_timeout, opening)
 
     async def _open(self, intake: Intake, lost: Lost, within: float) -> StreamsLink:
         server = self._servers[self._turn % len(self._servers)]
