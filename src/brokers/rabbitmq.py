@@ -189,9 +189,12 @@ class RabbitBroker:
             async with asyncio.timeout(timeout):
                 link = await self._dial()
                 await link.open(f"{self._config.prefix}.queue.{self._config.node}.{secrets.token_hex(4)}")
-                while link.bound != self._subjects:  # they may change while they are being restored
+                restored = False
+                while not restored or link.bound != self._subjects:  # they may change while they are being restored
                     await link.bind(self._subjects - link.bound)
                     await link.unbind(link.bound - self._subjects)
+                    await link.forget()
+                    restored = True
             link.check()
         except BaseException as exc:
             if link is not None:

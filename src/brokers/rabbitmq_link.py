@@ -187,6 +187,12 @@ class Link:
             self._expect_reply()
         await self._settled()
 
+    async def forget(self) -> None:
+        """Forget what came while binds were under way: other messages between them were lost (rule 8)."""
+        self._control.append(marshal(commands.Queue.Purge(queue=self._name), self._topology))
+        self._expect_reply()
+        await self._settled()
+
     async def unbind(self, subjects: Iterable[Subject]) -> None:
         """Unbind in one round trip (rule 3)."""
         for subject in dict.fromkeys(subjects):

@@ -6,7 +6,7 @@ import logging
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,6 +17,7 @@ from aiormq.exceptions import ChannelNotFoundEntity
 from pamqp.common import FieldTable
 
 from roomcast.brokers.rabbitmq import RabbitBroker
+from roomcast.brokers.rabbitmq_link import Link
 from roomcast.brokers.rabbitmq_servers import servers
 from roomcast.core.broker import Broker, BrokerConfig, Subject
 from roomcast.core.errors import (
@@ -25,6 +26,7 @@ from roomcast.core.errors import (
     PublishUnconfirmed,
     RoomcastError,
 )
+from tests.brokers.checks_delivery import losses_are_told
 from tests.brokers.cluster import Cluster, closing, deliveries, gaps, payloads, send
 from tests.proxy import TcpProxy
 from tests.services import free_port, unavailable
@@ -243,6 +245,33 @@ async def test_a_subject_dropped_and_taken_again_is_heard(cluster: Cluster) -> N
         await far.broker.publish(subject, b"%d" % number)
         await near.hear_payload(b"%d" % number)
         await dropping
+
+
+async def test_what_comes_while_subjects_are_bound_again_is_part_of_the_loss(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 8: one subject is heard again a moment before the other; the gap comes after what that one had."""
+    near, far = await cluster.node(linked=True), await cluster.node()
+    first, second = cluster.subjects(2)
+    await near.broker.subscribe([first, second])
+    sent = [(second, b"0"), (first, b"1"), (second, b"2"), (second, b"3")]
+    await far.broker.publish(*sent[0])
+    heard = await near.hear_payload(b"0")
+    bind = Link.bind
+
+    async def bind_one_by_one(link: Link, subjects: Iterable[Subject]) -> None:
+        for subject in sorted(subjects):
+            await bind(link, [subject])
+            if subject == first:
+                for one in sent[1:3]:
+                    await far.broker.publish(*one)
+
+    monkeypatch.setattr(Link, "bind", bind_one_by_one)
+    await cluster.link.cut()
+    heard += await near.hear_gap("reconnected")
+    await far.broker.publish(*sent[3])
+    heard += await near.hear_payload(b"3")
+    assert losses_are_told(heard, [payload for _, payload in sent])
 
 
 async def test_an_outage_that_nobody_receives_takes_bounded_memory(cluster: Cluster) -> None:
