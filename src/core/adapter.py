@@ -229,7 +229,7 @@ class Adapter(Clients, Services):
         self._fanout = FanOut(self.server, bounds, self._node.stats, paced=self._node.on_a_log)
         self._broadcast.crowded = self._fanout.crowded
         if self._node.on_a_log:
-            self._node.served = self._fanout
+            self._node.paced = self._fanout
         if self._recoveries is not None:
             self._recoveries.serve(self.server, self._fanout, self._broadcast.packets)
             if self._doorway is None:

@@ -107,7 +107,7 @@ class LogReader:
             async for page in log.replay(2 * self._settings.window):
                 for delivery in page:
                     if self._node.wants(delivery.subject) or self.wants(delivery):
-                        for _ in self._node.open(delivery, None):
+                        for _ in self._node.receiver.open(delivery, None):
                             pass  # it was for those who were here then
                 await asyncio.sleep(0)
         except ReplayUnavailable as exc:
@@ -197,7 +197,8 @@ class LogReader:
                     if message.node == self._node.id:  # it is not
                         self._listener.reassert()
                 case _:
-                    self._node.refuse(WireError("unexpected", f"A {type(message).__name__} came among the sessions."))
+                    text = f"A {type(message).__name__} came among the sessions."
+                    self._node.receiver.refuse(WireError("unexpected", text))
         except Exception as exc:  # noqa: BLE001 - no message ends the loop of the node
             self._node.fault(f"handling a {type(message).__name__} failed", exc)
 

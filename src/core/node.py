@@ -2,16 +2,13 @@
 
 1. `start` returns connected, hearing its inbox and the control subject, or raises `BrokerUnavailable` and leaves
    nothing behind; it may be called again, and twice at the same time.
-2. Everything received is opened, put in order and handed to the handler of its kind. Nothing that arrives can
-   end the receive loop: what cannot be read is counted and logged once per kind, a handler that fails is logged.
+2. Everything received is opened, put in order and handed to the handler of its kind (see `receiver`); everything said
+   goes through `publisher`, and what is to be heard through `subscriber`.
 3. After an outage publishing waits until every peer has given a sign of life, at most `regroup_timeout`: what is
    sent before a peer has resubscribed is lost to it.
-   A log loses nothing, so there publishing goes on at once; and what it holds is handed on no faster than this node's
-   clients are served, since it can wait there: each is written to before the next events, and after an absence it is
-   waited for those who fall behind (`pace`). Peers are not taken for silent meanwhile.
+   A log loses nothing, so there publishing goes on at once.
+   While clients are waited for that fall behind (`pace`), no peer is taken for silent.
 4. A gap is counted, logged and told to every hook, whatever its cause (see `gaps`).
-5. With `order="total"`, what this node's own clients are to see goes through the log as well, and is done at the place
-   that it has there (`at_home`): so it comes in the same order for the clients of all nodes.
 """
 
 import asyncio
@@ -19,22 +16,21 @@ import logging
 import os
 import socket
 import time
-from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal
 
-from roomcast.core.broker import Broker, Delivery, Gap, Subject
-from roomcast.core.errors import BrokerClosed, BrokerUnavailable, ConfigurationError, WireError
+from roomcast.core.broker import Gap, Subject
+from roomcast.core.errors import BrokerClosed, BrokerUnavailable, ConfigurationError
 from roomcast.core.gaps import Gaps
 from roomcast.core.health import Health
 from roomcast.core.membership import Membership, NodeInfo
 from roomcast.core.messages import Bye, Census, Heartbeat, Hello, Message, encode_message
 from roomcast.core.options import Options
-from roomcast.core.pace import Served
+from roomcast.core.pace import Paced
 from roomcast.core.publisher import Publisher
 from roomcast.core.reader import Reader
+from roomcast.core.receiver import Receiver
 from roomcast.core.registry import open_broker
-from roomcast.core.sequences import Tracking
 from roomcast.core.sids import new_node, owner
 from roomcast.core.stats import Stats
 from roomcast.core.subjects import Subjects
@@ -44,10 +40,8 @@ from roomcast.core.wire import Wire
 logger = logging.getLogger("roomcast")
 
 _PARTLY = "a part of the broker cannot be reached; reconnecting"
-_SLICE = 0.005  # seconds of handling after which the loop gets a turn
 _LATE = 0.5  # seconds behind time at which this process was stopped, or kept from the loop for as long
-_MOURNED = 600.0  # seconds for which the numbers of a lost peer are kept
-_AGAIN = 1.0  # seconds until what was refused is asked for again, or what repeats is logged again
+_FAREWELL = 1.0  # seconds that a node's bye may take to reach the broker
 
 
 class Node:
@@ -59,11 +53,12 @@ class Node:
         membership: who else is there.
         handlers: what to do with each kind of message: called with the origin's id and the message.
         always: the subjects it hears as long as it runs.
-        at_home: what to do, by rule 5, with this node's own messages when they come back.
+        at_home: what to do with this node's own messages when they come back from a log, with `total`.
         on_a_log: whether the broker keeps a log.
-        total: whether rule 5 holds.
+        total: whether one order holds for the clients of all nodes.
         reader: reads the whole log first, where there is recovery.
-        served: the clients that what is read from a log goes to.
+        paced: the clients that what is read from a log goes to.
+        receiver: its receiving half.
         on_left: each called with the id of a node that is gone.
         on_beat: each called once in each heartbeat.
         on_close: each called when this node closes, before the broker does.
@@ -132,13 +127,12 @@ class Node:
         }
         self.at_home: dict[type[Any], Callable[[Any], None]] = {}
         self.reader: Reader | None = None
-        self.served: Served | None = None
-        self._waited = False
-        self._tracking = Tracking()
-        self._in_order = self._broker.guarantees.order != "subject"
+        self.paced: Paced | None = None
+        in_order = self._broker.guarantees.order != "subject"
+        self.receiver = Receiver(self, on_gap=self._on_gap, heard=self._heard_from, in_order=in_order)
         self.subscriber = Subscriber(
             self.settings.linger,
-            dropped=self._tracking.pause if recovery is None else _read_on,
+            dropped=self.receiver.tracking.pause if recovery is None else _read_on,
             fault=self.fault,
             everything=recovery is not None,
         )
@@ -148,11 +142,9 @@ class Node:
         self._problem = f"the {self._who} is not started"
         self._loops: list[asyncio.Task[None]] = []
         self._tasks: dict[asyncio.Task[Any], None] = {}
-        self._logged: set[str] = set()
         self._regrouping = False
         self._regroup_timer: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._mourned: deque[tuple[float, str]] = deque()
         self._start_lock = asyncio.Lock()
         self._closed = False
 
@@ -192,7 +184,7 @@ class Node:
         self._connected, self._problem = True, ""
         self.publisher.attach(broker)
         self._loops = [
-            self._spawn_loop("receive", self._receive(broker)),
+            self._spawn_loop("receive", self.receiver.run(broker)),
             self._spawn_loop("subscribe", self.subscriber.run(broker)),
             self._spawn_loop("clock", self._keep_time()),
         ]
@@ -207,12 +199,12 @@ class Node:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        self._closed = True
+        self._closed = self.receiver.closed = True
         if self._connected:
             self.publisher.release()  # in case peers still regroup: those that are back shall hear it
             await self.publisher.drain(self.settings.emit_timeout)
             if (bye := self.membership.part()) is not None:
-                await asyncio.wait([bye], timeout=_AGAIN)
+                await asyncio.wait([bye], timeout=_FAREWELL)
         self.publisher.close()
         self._connected, self._problem = False, f"the {self._who} is closed"
         self.membership.close()
@@ -283,110 +275,9 @@ class Node:
         self.stats.faults += 1
         logger.error("roomcast: %s", what, exc_info=error)
 
-    # Receiving (rule 2)
-
-    async def _receive(self, broker: Broker) -> None:
-        turn = time.monotonic()
-        while True:
-            try:
-                events = await broker.receive()
-            except BrokerClosed:
-                if self._closed:
-                    return
-                raise
-            for event in events:
-                for _ in self._handling(event):
-                    served = self.served
-                    if time.monotonic() - turn > _SLICE or (served is not None and served.fell_behind):
-                        await asyncio.sleep(0)
-                        if served is not None and await served.serve():
-                            self._waited = True
-                        turn = time.monotonic()
-
-    def _handling(self, event: Delivery | Gap) -> Generator[None]:
-        """Handle what was received, message by message: the loop may run between two of them."""
-        if isinstance(event, Gap):
-            self._on_gap(event)
-        else:
-            for origin, message in self._opened(event):
-                self._handle(origin, message)
-                yield
-        yield
-
     def wants(self, subject: Subject) -> bool:
         """Whether what arrives on a subject is for this node."""
         return self.subscriber.active(subject) or subject in self.always
-
-    def _opened(self, delivery: Delivery) -> Iterable[tuple[str, Message | WireError]]:
-        """The messages of a delivery that are new here, and their origin."""
-        subject, reader = delivery.subject, self.reader
-        if not self.wants(subject) and (reader is None or not reader.wants(delivery)):
-            return ()  # in flight while the subject was given up
-        return self.open(delivery, time.time_ns() // 1000)
-
-    def open(self, delivery: Delivery, now: int | None) -> Iterable[tuple[str, Message | WireError]]:
-        """The same; `now` is None for what the log gives back."""
-        subject, reader = delivery.subject, self.reader
-        try:
-            envelope = self.wire.open(subject, delivery.payload, now)
-        except WireError as exc:
-            self.refuse(exc)
-            if reader is not None:
-                reader.unread(delivery, exc)
-            return ()
-        origin = envelope.origin
-        if origin == self.id and not self.total:
-            return ()
-        if now is not None:
-            self._heard_from(origin)
-        messages, repeats = envelope.messages, 0
-        if envelope.epoch:
-            place = envelope.place if self._in_order else 0
-            reading = self._tracking.read(subject, origin, envelope.epoch, envelope.first, len(messages), place)
-            if reading.missed and now is not None:
-                self.stats.missed += reading.missed
-                self.gaps.tell(Gap("missed", subject=subject, origin=origin, missed=reading.missed))
-            if repeats := reading.repeats:
-                self.stats.repeats += repeats
-                messages = messages[repeats:]
-        if reader is not None:
-            return reader.read(delivery, origin, envelope.sent, messages, repeats)
-        return ((origin, message) for message in messages)
-
-    def _handle(self, origin: str, message: Message | WireError) -> None:
-        if isinstance(message, WireError):
-            self.refuse(message)
-            return
-        if origin == self.id:
-            self._come_back(message)
-            return
-        self.stats.received += 1
-        handler = self.handlers.get(type(message))
-        if handler is None:
-            self.refuse(WireError("unexpected", f"A {type(message).__name__} arrived, and nobody here handles it."))
-            return
-        try:
-            handler(origin, message)
-        except WireError as exc:
-            self.refuse(exc)
-        except Exception as exc:  # noqa: BLE001 - rule 2: no message ends the loop
-            self.fault(f"handling a {type(message).__name__} failed", exc)
-
-    def _come_back(self, message: Message) -> None:
-        """Rule 5."""
-        handler = self.at_home.get(type(message))
-        if handler is not None:
-            try:
-                handler(message)
-            except Exception as exc:  # noqa: BLE001 - rule 2: no message ends the loop
-                self.fault(f"handling a {type(message).__name__} of this node's own failed", exc)
-
-    def refuse(self, error: WireError) -> None:
-        """Count something that arrived and is not accepted; log the first of its kind."""
-        self.stats.refused[error.kind] += 1
-        if error.kind not in self._logged:
-            self._logged.add(error.kind)
-            logger.warning("roomcast: %s More of this kind (%s) is only counted.", error, error.kind)
 
     # Gaps (rules 3 and 4)
 
@@ -403,8 +294,8 @@ class Node:
             partial = self._deaf and self._connected
             self._deaf, self._problem = gap.ongoing, _PARTLY if gap.ongoing else ""
             self.peers.resume(time.monotonic())
-            if self.served is not None:
-                self.served.away()
+            if self.paced is not None:
+                self.paced.away()
             if not partial:
                 self._connected = True
                 self._regroup()
@@ -446,13 +337,12 @@ class Node:
             before = now
             await asyncio.sleep(period)
             now = time.monotonic()
-            if (late := now - before - period) > _LATE and self.served is not None:
-                self.served.away()  # this process was stopped
-            if late > self.settings.heartbeat or self._waited:
+            if (late := now - before - period) > _LATE and self.paced is not None:
+                self.paced.away()  # this process was stopped
+            if late > self.settings.heartbeat or self.receiver.waited:
                 self.peers.resume(now)  # the silence was ours
-            self._waited = False
-            while self._mourned and self._mourned[0][0] < now:
-                self._tracking.forget_origin(self._mourned.popleft()[1])
+            self.receiver.waited = False
+            self.receiver.tick(now)
             self.membership.period_over()
             self.publisher.tick(now)
             self.wire.forget(time.time_ns() // 1000)
@@ -465,11 +355,8 @@ class Node:
             if self._connected and not self._deaf:  # else a silence may be ours
                 self.membership.tick(now)
 
-    def _left(self, peer: NodeInfo, why: str) -> None:
-        if why == "bye":
-            self._tracking.forget_origin(peer.id)
-        else:  # it may come back, and then its numbers tell what was lost
-            self._mourned.append((time.monotonic() + _MOURNED, peer.id))
+    def _left(self, peer: NodeInfo, why: Literal["bye", "lost"]) -> None:
+        self.receiver.left(peer.id, why)
         for hook in self.on_left:
             hook(peer.id)
         if not self.peers.awaited:

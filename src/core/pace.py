@@ -19,7 +19,7 @@ STILL = 5.0
 """Seconds without a movement after which a client is not waited for."""
 
 
-class Served(Protocol):
+class Paced(Protocol):
     """Clients who are waited for.
 
     Attributes:

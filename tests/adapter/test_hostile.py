@@ -157,7 +157,7 @@ async def test_mutated_messages_on_every_subject(cluster: Cluster) -> None:
     await until(lambda: sum(b.adapter.stats()["refused"].values()) > sent // 4, what="much of it to be refused")
     await unharmed(cluster, a, b)
     inside = b.inside._node
-    assert len(inside._tracking) <= inside._tracking._limit
+    assert len(inside.receiver.tracking) <= inside.receiver.tracking._limit
     assert len(b.inside._broadcast.acks) == 0
     assert len(inside.peers) <= 2 + sent // 4
     assert dict(b.sio.manager.rooms).keys() == {"/"}

@@ -355,7 +355,7 @@ def bounds(node: SimNode) -> dict[str, Any]:
     return {
         "backlog": core.publisher.backlog,
         "interest": len(core.subscriber._interest),
-        "tracking": len(core._tracking),
+        "tracking": len(core.receiver.tracking),
         "barriers": len(core.subscriber._barriers),
         "surveys": len(adapter._surveys),
         "answers": len(adapter._answers._parts),

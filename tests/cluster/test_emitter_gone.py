@@ -140,7 +140,7 @@ async def test_the_numbers_of_emitters_that_are_gone_are_bounded() -> None:
     async with Cluster() as cluster:
         one = await cluster.node()
         client = await one.client("a")
-        tracking = one.core._tracking  # pyright: ignore[reportPrivateUsage]
+        tracking = one.core.receiver.tracking
         tracking._limit = 20  # pyright: ignore[reportPrivateUsage]
         for number in range(50):
             async with Emitter(URL) as emitter:

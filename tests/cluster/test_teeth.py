@@ -11,9 +11,9 @@ from roomcast.core.adapter import Adapter
 from roomcast.core.broadcast import Broadcast
 from roomcast.core.gaps import Gaps
 from roomcast.core.interest import Interest
-from roomcast.core.node import Node
 from roomcast.core.outbox import Outbox
 from roomcast.core.publisher import Publisher
+from roomcast.core.receiver import Receiver
 from roomcast.core.rooms import Rooms
 from roomcast.core.sequences import Tracking
 from roomcast.core.subscriber import Subscriber
@@ -65,7 +65,7 @@ BUGS: list[tuple[type[Any], str, Plant, str]] = [
     (Publisher, "_admit", the_last_to_wait_is_let_in_first, r"P1: .* got it after"),
     (Gaps, "tell", a_lost_link_is_not_told, r"P5: .* no gap tells"),
     (Gaps, "tell", what_is_given_up_is_not_told, r"P5: .* no gap tells|P5: .* given up"),
-    (Node, "refuse", garbage_ends_the_loop, r"still on its way|done"),
+    (Receiver, "refuse", garbage_ends_the_loop, r"still on its way|done"),
     (Publisher, "hold", resends_wait_for_nobody, r"P5: .* no gap tells"),
 ]
 

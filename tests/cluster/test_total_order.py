@@ -17,7 +17,7 @@ import roomcast
 from roomcast.core.broadcast import Broadcast
 from roomcast.core.broker import Subject
 from roomcast.core.messages import Emit, Message
-from roomcast.core.node import Node as CoreNode
+from roomcast.core.receiver import Receiver
 from tests.cluster.clock import timeline
 from tests.cluster.faulty import Hub
 from tests.cluster.harness import SimClient, SimNode, numbers, virtual
@@ -93,11 +93,11 @@ def test_the_check_catches_a_node_that_serves_its_own_clients_first(monkeypatch:
         broadcast._deliver(emit)
         return entry
 
-    def nothing(_node: CoreNode, _message: Message) -> None:
+    def nothing(_receiver: Receiver, _message: Message) -> None:
         """What comes back from the log is not handed on."""
 
     monkeypatch.setattr(Broadcast, "_send", early)
-    monkeypatch.setattr(CoreNode, "_come_back", nothing)
+    monkeypatch.setattr(Receiver, "_come_back", nothing)
     with timeline() as line, pytest.raises(AssertionError, match="P2"):
         line.run(check([(at, "red", "go on") for at in (0, 1, 2)]))
 

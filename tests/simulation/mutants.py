@@ -16,10 +16,10 @@ from roomcast.core.claims import Claims
 from roomcast.core.gaps import Gaps
 from roomcast.core.interest import Interest
 from roomcast.core.membership import Membership
-from roomcast.core.node import Node
 from roomcast.core.outbox import Outbox
 from roomcast.core.presence import Presence
 from roomcast.core.publisher import Publisher
+from roomcast.core.receiver import Receiver
 from roomcast.core.rooms import Rooms
 from roomcast.core.sequences import Tracking
 from roomcast.core.subscriber import Subscriber
@@ -184,7 +184,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(Publisher, "hold", bugs.resends_wait_for_nobody, r"P4:", first=5),
     Mutant(Gaps, "tell", bugs.a_lost_link_is_not_told, r"P4:"),
     Mutant(Gaps, "tell", bugs.what_is_given_up_is_not_told, r"P4:", first=6),
-    Mutant(Node, "refuse", bugs.garbage_ends_the_loop, r"P[48]:|ME:"),
+    Mutant(Receiver, "refuse", bugs.garbage_ends_the_loop, r"P[48]:|ME:"),
     Mutant(Places, "resume", a_trimmed_log_is_not_told, r"P4:", world="log", first=13),
     Mutant(Membership, "tick", the_dead_live_on, r"ME:", first=1),
     Mutant(Membership, "on_bye", no_bye_is_heard, r"ME:|P6:", first=4),
