@@ -1,24 +1,54 @@
-"""One connection to any of several servers: each is tried once, all within one deadline.
+"""Attempts to connect: to each of several servers once, and again for ever when a link is lost.
+
+`each_once`:
 
 1. The first attempt that succeeds ends it. When none does, the error of the last one says why.
 2. Each attempt may take its share of the time that is left, so that a server that is silent leaves time for the others;
    `LEAST` when nothing is left.
 3. What is not `BrokerUnavailable` ends it at once: another server would say the same.
+
+`keep`:
+
+4. A link that is over is waited for until nothing of it is left, then replaced.
+5. The first attempt is made at once, unless the link was lost within `SETTLED`: a server that cuts this node each time
+   it connects is not to be connected to in a tight loop. Then come attempts with pauses that grow.
+6. It never gives up, and says why it cannot connect once for each reason. Cancelled, it drops the link.
 """
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from roomcast.core.errors import BrokerUnavailable
+from roomcast.core.errors import BrokerError, BrokerUnavailable, ConfigurationError
 
 _logger = logging.getLogger(__name__)
 
 LEAST = 0.05
 """Seconds that any attempt may take."""
 
+SETTLED = 1.0
+"""Seconds a link must have lived for the next one to be tried at once."""
+FIRST_PAUSE = 0.05
+"""Seconds before the second attempt in a row."""
+
+
+class Kept(Protocol):
+    """A link that is replaced when it is over."""
+
+    @property
+    def over(self) -> asyncio.Event:
+        """Set once it is lost or ended."""
+        ...
+
+    async def aclose(self) -> None:
+        """Wait until nothing of an ended link is left."""
+        ...
+
+
 T = TypeVar("T")
+L = TypeVar("L", bound=Kept)
 
 
 async def each_once(servers: int, within: float, attempt: Callable[[float], Awaitable[T]]) -> T:
@@ -40,3 +70,45 @@ async def each_once(servers: int, within: float, attempt: Callable[[float], Awai
         except BrokerUnavailable as exc:
             _logger.debug("Trying the next server: %s", exc)
     return await attempt(max(LEAST, deadline - loop.time()))
+
+
+async def keep(
+    link: L,
+    connect: Callable[[], Awaitable[L]],
+    drop: Callable[[L], Awaitable[None]],
+    restored: Callable[[], None],
+    *,
+    longest: float,
+) -> None:
+    """Replace a link whenever it is lost, until this is cancelled.
+
+    Args:
+        link: the first one.
+        connect: makes another one, or raises `BrokerError` or `ConfigurationError`.
+        drop: ends a link on purpose.
+        restored: called when there is another one.
+        longest: seconds between two attempts, at most.
+    """
+    loop = asyncio.get_running_loop()
+    pause, said = 0.0, ""
+    since = loop.time()
+    try:
+        while True:
+            await link.over.wait()
+            await link.aclose()
+            if loop.time() - since > SETTLED:
+                pause = 0.0
+            while True:
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - only jitter
+                pause = min(max(2 * pause, FIRST_PAUSE), longest)
+                try:
+                    link = await connect()
+                except (BrokerError, ConfigurationError) as exc:
+                    if said != (said := str(exc)):
+                        _logger.warning("Trying to restore the link: %s", said)
+                else:
+                    break
+            restored()
+            since, said = loop.time(), ""
+    finally:
+        await drop(link)

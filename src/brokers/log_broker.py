@@ -10,12 +10,12 @@ whatever is appended later is read later.
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+from roomcast.brokers.attempts import keep
 from roomcast.brokers.log_places import Place, Places, View
 from roomcast.brokers.log_settings import PARAMETERS, LogSettings, log_settings, stream_of
 from roomcast.core.backlog import Backlog
@@ -24,7 +24,6 @@ from roomcast.core.errors import (
     BrokerClosed,
     BrokerError,
     BrokerUnavailable,
-    ConfigurationError,
     PayloadTooLarge,
     ReplayUnavailable,
 )
@@ -33,10 +32,8 @@ _logger = logging.getLogger(__name__)
 
 _FLUSH = 1.0
 """Seconds that `aclose` waits for the confirmation of what was accepted."""
-_DELAY, _LONGEST_DELAY = 0.05, 0.15
-"""Seconds between attempts to reconnect: the second attempt's, and the cap; publishers wait for the log meanwhile."""
-_SETTLED = 1.0
-"""Seconds a link must have lived for the next one to be tried at once."""
+_LONGEST_DELAY = 0.15
+"""Seconds between attempts to reconnect, at most; publishers wait for the log meanwhile."""
 
 Once = tuple[str, int]
 Appending = asyncio.Future[Position | None]
@@ -232,7 +229,8 @@ class LogBroker:
             self._keeper = None
         if self._closed:
             raise self._error(BrokerClosed)
-        self._keeper = asyncio.create_task(self._keep(link), name=f"roomcast-{self._driver.name}-link")
+        keeping = keep(link, self._connect, self._drop, self._restored, longest=_LONGEST_DELAY)
+        self._keeper = asyncio.create_task(keeping, name=f"roomcast-{self._driver.name}-link")
 
     async def aclose(self) -> None:
         """Flush what was accepted, for a second at most, then disconnect; the log stays (rule 11)."""
@@ -326,35 +324,8 @@ class LogBroker:
         link.end(BrokerClosed if self._closed else BrokerUnavailable)
         await link.aclose()
 
-    async def _keep(self, link: LogLink) -> None:
-        """Replace the link whenever it is lost, for ever (rule 1).
-
-        The first attempt is made at once, unless the link was lost as soon as it was made: a server that cuts this
-        node each time it connects is not to be connected to in a tight loop.
-        """
-        loop = asyncio.get_running_loop()
-        delay, said = 0.0, ""
-        since = loop.time()
-        try:
-            while True:
-                await link.over.wait()
-                await link.aclose()
-                if loop.time() - since > _SETTLED:
-                    delay = 0.0
-                while True:
-                    await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - only jitter
-                    delay = min(max(2 * delay, _DELAY), _LONGEST_DELAY)
-                    try:
-                        link = await self._connect()
-                    except (BrokerError, ConfigurationError) as exc:
-                        if said != (said := str(exc)):
-                            _logger.warning("Trying to restore the link: %s", said)
-                    else:
-                        break
-                _logger.info("The link to the log at %s is restored.", self._driver.address)
-                since, said = loop.time(), ""
-        finally:
-            await self._drop(link)
+    def _restored(self) -> None:
+        _logger.info("The link to the log at %s is restored.", self._driver.address)
 
     def _on_lost(self, link: LogLink, cause: Exception) -> None:
         if self._link is link:

@@ -8,12 +8,12 @@ that makes the next one.
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+from roomcast.brokers.attempts import keep
 from roomcast.brokers.redis_link import Link
 from roomcast.brokers.redis_servers import TLS_PARAMETERS, endpoint
 from roomcast.core.arrivals import Arrivals
@@ -33,10 +33,8 @@ _LARGEST = 512 * 1024 * 1024
 """Bytes: what Redis carries in one string, whatever the configuration asks for."""
 _FLUSH = 1.0
 """Seconds that `aclose` waits for the confirmation of what was accepted."""
-_DELAY, _LONGEST_DELAY = 0.05, 0.3
-"""Seconds between attempts to reconnect: the second attempt's, and the cap. Peers wait for the last one to be back."""
-_SETTLED = 1.0
-"""Seconds a link must have lived for the next one to be tried at once."""
+_LONGEST_DELAY = 0.3
+"""Seconds between attempts to reconnect, at most. Peers wait for the last one to be back."""
 
 
 class Carrier(Protocol):
@@ -164,7 +162,8 @@ class RedisBroker:
             self._keeper = None
         if self._closed:
             raise self._closed_error()
-        self._keeper = asyncio.create_task(self._keep(link), name="roomcast-redis-link")
+        keeping = keep(link, self._connect, self._drop, self._restored, longest=_LONGEST_DELAY)
+        self._keeper = asyncio.create_task(keeping, name="roomcast-redis-link")
 
     async def aclose(self) -> None:
         """Flush what was accepted, for a second at most, then disconnect (rule 11)."""
@@ -260,36 +259,9 @@ class RedisBroker:
         if link.over.is_set():
             raise self._unavailable_error()
 
-    async def _keep(self, link: Carrier) -> None:
-        """Replace the link whenever it is lost, for ever (rule 1).
-
-        The first attempt is made at once, unless the link was lost as soon as it was made: a server that
-        cuts this node each time it connects is not to be connected to in a tight loop.
-        """
-        loop = asyncio.get_running_loop()
-        delay, said = 0.0, ""
-        since = loop.time()
-        try:
-            while True:
-                await link.over.wait()
-                await link.aclose()
-                if loop.time() - since > _SETTLED:
-                    delay = 0.0
-                while True:
-                    await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - only jitter
-                    delay = min(max(2 * delay, _DELAY), _LONGEST_DELAY)
-                    try:
-                        link = await self._connect()
-                    except (BrokerError, ConfigurationError) as exc:
-                        if said != (said := str(exc)):
-                            _logger.warning("Trying to restore the link: %s", said)
-                    else:
-                        break
-                _logger.info("The link to Redis at %s is restored.", self._way.address)
-                self._arrivals.gap(Gap("reconnected"))
-                since, said = loop.time(), ""
-        finally:
-            await self._drop(link)
+    def _restored(self) -> None:
+        _logger.info("The link to Redis at %s is restored.", self._way.address)
+        self._arrivals.gap(Gap("reconnected"))
 
     def _lost(self, link: Carrier, cause: Exception) -> None:
         if self._link is link:

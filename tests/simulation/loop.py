@@ -188,6 +188,6 @@ def seeded(seed: object) -> Generator[tuple[SeededLoop, Run]]:
             stack.enter_context(mock.patch(f"{name}.time", _Clock(loop)))
         for name in modules_that_use(secrets):
             stack.enter_context(mock.patch(f"{name}.secrets", fake))
-        stack.enter_context(mock.patch("roomcast.brokers.log_broker.random", jitter))
+        stack.enter_context(mock.patch("roomcast.brokers.attempts.random", jitter))
         runner = stack.enter_context(asyncio.Runner(loop_factory=lambda: loop))
         yield loop, runner.run
