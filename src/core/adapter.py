@@ -267,6 +267,8 @@ class Adapter(Clients, Services):
     async def connect(self, sid: str, namespace: str) -> str | None:
         """Mark a client as fully connected."""
         client = self._rooms.client(namespace, sid)
+        if self._overtaken(sid, namespace):
+            return sid
         if client is None:
             if owner(sid) == self._node.id or (self._recoveries is not None and self._recoveries.knows(sid)):
                 return sid  # it went away while its connect handler ran
@@ -300,12 +302,19 @@ class Adapter(Clients, Services):
             RequestTimeout: the client's node did not answer.
         """
         if kwargs.get("ignore_queue"):
-            if self._doorway is None or not self._doorway.overtaken(sid, namespace):
+            if not self._overtaken(sid, namespace) or self._is_going(sid, namespace):
                 self.basic_disconnect(sid, namespace)
         elif self._rooms.client(namespace, sid) is not None:
             await self.server.disconnect(sid, namespace=namespace, ignore_queue=True)
         else:
             await self._disconnect_elsewhere(sid, namespace)
+
+    def _overtaken(self, sid: str, namespace: str) -> bool:
+        return self._doorway is not None and self._doorway.overtaken(sid, namespace)
+
+    def _is_going(self, sid: str, namespace: str) -> bool:
+        client = self._rooms.client(namespace, sid)
+        return client is not None and client.state is State.DISCONNECTING
 
     async def _disconnect_elsewhere(self, sid: str, namespace: str) -> None:
         if self._recoveries is not None:

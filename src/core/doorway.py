@@ -5,7 +5,8 @@
 2. `environ["roomcast.recovered"]` says, as the connect handler begins, whether this client's session was restored: one
    connection has one environ, for its clients in all namespaces.
 3. A client that was restored gets what it missed once its connect handler has accepted it, also with `always_connect`.
-4. A disconnect handler that ends when its client has come back already does not end the session again.
+4. A handler that ends when its client has come back already, on another connection, has no say in that: what it was
+   about is over, be it a connect handler that agrees or refuses, or a disconnect handler.
 """
 
 from contextvars import ContextVar
@@ -17,8 +18,20 @@ from roomcast.core.recovery import Recoveries
 from roomcast.core.rooms import Client, Rooms, State
 from roomcast.core.wish import Wish
 
-_leaving: ContextVar[Client | None] = ContextVar("roomcast_leaving", default=None)
 _NOTHING = Wish(offered=False)
+
+
+class _Turn:
+    """What the server does about one client just now; empty once it is done: tasks that were begun meanwhile live on."""
+
+    __slots__ = ("client", "leaves")
+
+    def __init__(self, client: Client | None = None, *, leaves: bool = False) -> None:
+        self.client = client
+        self.leaves = leaves
+
+
+_turn: ContextVar[_Turn | None] = ContextVar("roomcast_turn", default=None)
 
 
 class Doorway:
@@ -43,38 +56,52 @@ class Doorway:
         wish = self._wishes.get((eio_sid, namespace), _NOTHING)
         sid = await self.recoveries.restore(eio_sid, namespace, wish) if await self.recoveries.reader.ready() else None
         self._server.environ.get(eio_sid, {})["roomcast.recovered"] = sid is not None
+        if sid is not None:
+            self._is_about(self._rooms.client(namespace, sid))
         return sid
 
     def admit(self, client: Client, namespace: str) -> None:
         """A client has a fresh sid."""
+        self._is_about(client)
         wish = self._wishes.get((client.eio_sid, namespace))
         if wish is not None:
             self.recoveries.admit(client, namespace, wish)
 
     def overtaken(self, sid: str, namespace: str) -> bool:
-        """Whether the client whose end is being handled here has come back meanwhile (rule 4)."""
-        leaving = _leaving.get()
-        return leaving is not None and leaving.sid == sid and self._rooms.client(namespace, sid) is not leaving
+        """Whether the client that is being handled here has come back meanwhile (rule 4)."""
+        turn = _turn.get()
+        client = None if turn is None else turn.client
+        return client is not None and client.sid == sid and self._rooms.client(namespace, sid) is not client
 
     @staticmethod
     def leaves(client: Client) -> bool:
         """Whether its connection, or the client itself, is what ends it here; else the application does."""
-        return _leaving.get() is client
+        turn = _turn.get()
+        return turn is not None and turn.leaves and turn.client is client
+
+    @staticmethod
+    def _is_about(client: Client | None) -> None:
+        if (turn := _turn.get()) is not None:
+            turn.client = client
 
     # In the server's way
 
     def handle_connect(self, handle: Any) -> Any:
-        """Rules 1 and 3."""
+        """Rules 1, 3 and 4."""
 
         async def handle_connect(eio_sid: str, namespace: str | None, data: Any) -> None:
             namespace = namespace or "/"
             key = (eio_sid, namespace)
             environ: dict[str, Any] = self._server.environ.get(eio_sid, {})
             self._wishes[key], auth = self.recoveries.look_at(environ, data)
+            turn = _Turn()
+            before = _turn.set(turn)
             try:
                 await handle(eio_sid, namespace, auth)
             finally:
                 self._wishes.pop(key, None)
+                turn.client = None
+                _turn.reset(before)
             client = self._rooms.by_eio_sid(namespace, eio_sid)
             if client is not None and client.state is State.CONNECTED:
                 self.recoveries.let_in(client)
@@ -85,11 +112,13 @@ class Doorway:
         """Rule 4."""
 
         async def handle_disconnect(eio_sid: str, namespace: str | None, reason: Any = None) -> None:
-            before = _leaving.set(self._rooms.by_eio_sid(namespace or "/", eio_sid))
+            turn = _Turn(self._rooms.by_eio_sid(namespace or "/", eio_sid), leaves=True)
+            before = _turn.set(turn)
             try:
                 await handle(eio_sid, namespace, reason)
             finally:
-                _leaving.reset(before)
+                turn.client = None
+                _turn.reset(before)
 
         return handle_disconnect
 

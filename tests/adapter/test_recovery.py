@@ -509,6 +509,66 @@ async def test_a_disconnect_handler_that_takes_long_does_not_end_the_session_aga
     assert await home.end(node, client) == [events([1])]
 
 
+@pytest.mark.parametrize("agrees", [True, False])
+async def test_a_connect_handler_that_ends_when_its_client_has_come_back_again_has_no_say_in_that(
+    home: Home, *, agrees: bool
+) -> None:
+    (node,) = await home.nodes(1)
+    client = await home.client(node)
+    begun, go = [asyncio.Event(), asyncio.Event()], [asyncio.Event(), asyncio.Event()]
+    ended = asyncio.Event()
+    calls = iter((0, 1))
+
+    async def connect(_sid: str, _environ: Any, _auth: Any) -> bool:
+        call = next(calls)
+        begun[call].set()
+        await go[call].wait()
+        return agrees or call == 1
+
+    async def basic(eio_sid: str, packet: Any) -> None:
+        await send(eio_sid, packet)
+        ended.set()
+
+    node.sio.on("connect", connect)
+    for call in (0, 1):
+        await client.drop()
+        await client.ask(node)
+        await begun[call].wait()
+    send, node.sio._send_packet = node.sio._send_packet, basic
+    go[0].set()
+    await ended.wait()
+    await asyncio.sleep(0)
+    assert node.inside.is_pre_connected(client.sid, "/"), "nobody has agreed to this connection yet"
+    go[1].set()
+    await client.answered()
+    assert client.recovered
+    await emit(node, [1], to=client.sid)
+    assert await home.end(node, client) == [events([1])]
+
+
+async def test_what_a_disconnect_handler_began_can_still_disconnect_its_client_once_that_is_back(home: Home) -> None:
+    (node,) = await home.nodes(1)
+    go = asyncio.Event()
+    tasks: list[asyncio.Task[None]] = []
+
+    async def send_away(sid: str) -> None:
+        await go.wait()
+        await node.sio.disconnect(sid)
+
+    async def disconnect(sid: str, _reason: str) -> None:
+        tasks.append(asyncio.ensure_future(send_away(sid)))
+
+    node.sio.on("disconnect", disconnect)
+    client = await home.client(node)
+    await client.drop()
+    assert (await client.connect(node)).recovered
+    go.set()
+    await tasks[0]
+    assert node.inside.eio_sid_from_sid(client.sid, "/") is None
+    await client.drop()
+    assert not (await client.connect(node)).recovered
+
+
 # Who may, and who may not
 
 
