@@ -204,6 +204,11 @@ class Adapter(Clients, Services):
         if self._recoveries is not None:
             self._recoveries.went(client)
 
+    def send_away(self, client: Client) -> None:
+        """See `Clients.send_away`."""
+        if self._recoveries is not None:
+            self._recoveries.send_away(client)
+
     def _reachable(self, client: Client) -> bool:
         return self._fanout is None or self._fanout.reachable(client)
 
@@ -290,7 +295,8 @@ class Adapter(Clients, Services):
         Raises:
             RequestTimeout: the client's node did not answer.
         """
-        if self._rooms.client(namespace, sid) is not None:
+        if (client := self._rooms.client(namespace, sid)) is not None:
+            self.send_away(client)
             return self.is_connected(sid, namespace)
         await self._disconnect_elsewhere(sid, namespace)
         return False

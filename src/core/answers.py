@@ -106,6 +106,7 @@ class Answers:
         async def one(client: Client) -> bool:
             async with slots:
                 if not self._clients.is_connected(client.sid, namespace):
+                    self._clients.send_away(client)
                     return False
                 try:
                     await self._clients.server.disconnect(client.sid, namespace=namespace, ignore_queue=True)

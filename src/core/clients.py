@@ -50,6 +50,9 @@ class Clients(AsyncManager):  # type: ignore[misc]  # python-socketio has no ann
     def _went(self, client: Client) -> None:
         """A client is gone (rule 3)."""
 
+    def send_away(self, client: Client) -> None:
+        """The application disconnects a client that is going already, or is not connected yet."""
+
     def admit(self, namespace: str, sid: str, eio_sid: str) -> Client:
         """Take in a new client."""
         if namespace not in self._rooms.namespaces():

@@ -22,7 +22,7 @@ _NOTHING = Wish(offered=False)
 
 
 class _Turn:
-    """What the server does about one client just now; empty once it is done: tasks that were begun meanwhile live on."""
+    """What the server does about one client just now; empty once it is done, for tasks that were begun meanwhile."""
 
     __slots__ = ("client", "leaves")
 

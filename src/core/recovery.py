@@ -13,6 +13,8 @@
    another node serves is taken from it when that has not answered for `patience`, and then others at once, until it
    is heard again.
 7. A node that has not read something of the log forgets what it knew of the sessions of others.
+8. A session of which the latest cannot be told (it has too many rooms for a message, or nothing can be sent) cannot be
+   resumed until it can: what was told before is not all of it.
 """
 
 import asyncio
@@ -98,6 +100,7 @@ class Recoveries:
         self._omitted: set[str] = set()
         self._silent: set[str] = set()
         self._again = settings.window * (1 / 2 - 1 / PERIODS)
+        self._closed = False
         node.membership.on_left.append(self._on_left)
         node.on_close.append(self._close)
 
@@ -165,7 +168,9 @@ class Recoveries:
         request = next(self._numbers)
         pending = self._pending[request] = _Pending(eio_sid, namespace, wish.place)
         try:
-            self._say(Resume(request, wish.pid))
+            if not self._say(Resume(request, wish.pid)):
+                self._count("asked for in vain: nothing can be sent")
+                return None
             async with asyncio.timeout(self.settings.patience + self._node.settings.request_timeout):
                 return await asyncio.shield(pending.sid)
         except TimeoutError:
@@ -187,7 +192,7 @@ class Recoveries:
 
     def connected(self, client: Client) -> None:
         """A client is accepted: from now on it can come back."""
-        if (served := client.session) is not None:
+        if (served := client.session) is not None and not self._closed:
             self._served[served.pid] = served
             self._keep(served)
 
@@ -351,7 +356,12 @@ class Recoveries:
                 self._omitted |= new
                 logger.warning("roomcast: session data that cannot be kept for recovery: %s", ", ".join(sorted(new)))
         served.kept = time.monotonic()
-        self._say(served.describe(self.reader.tail.epoch, max(0, self.reader.tail.latest)))
+        keep = served.describe(self.reader.tail.epoch, max(0, self.reader.tail.latest))
+        told = (served.told or self._node.carries(keep)) and self._say(keep)
+        if served.told and not told:
+            logger.warning("roomcast: a session cannot be kept: it has too many rooms, or nothing can be sent")
+            self._say(Part(served.pid, served.term, over=True))  # rule 8
+        served.told = told
 
     # Clients that go (rules 4 and 6)
 
@@ -379,9 +389,15 @@ class Recoveries:
         if (served := client.session) is not None:
             self._part(served, over=not served.parting and self._here(client.eio_sid))
 
+    def send_away(self, client: Client) -> None:
+        """The application wants a client to go that is going already: it shall not come back."""
+        if (served := client.session) is not None and served.parting:
+            self._drop(served)
+            self._say(Part(served.pid, served.term, over=True))
+
     def _part(self, served: Served, *, over: bool) -> None:
         if self._drop(served):
-            self._say(Part(served.pid, served.term, over))
+            self._say(Part(served.pid, served.term, over or not served.told))
 
     def _drop(self, served: Served) -> bool:
         """Serve a session no longer; False when that was so."""
@@ -444,9 +460,8 @@ class Recoveries:
 
     # The node
 
-    def _say(self, message: Message) -> None:
-        if not self._node.send(self._node.subjects.sessions, message):
-            logger.warning("roomcast: a session cannot be kept: it has too many rooms, or nothing can be sent")
+    def _say(self, message: Message) -> bool:
+        return not self._closed and self._node.send(self._node.subjects.sessions, message)
 
     def tick(self) -> None:
         """A period of the reader's clock is over (rule 5)."""
@@ -461,11 +476,11 @@ class Recoveries:
             self._say(Lost(info.id))
 
     def _close(self) -> None:
+        self._closed = True  # the node has said bye: that frees all that it served
         if self._settling is not None:
             self._settling.cancel()
-        for served in self._served.values():
-            if served.timer is not None:
-                served.timer.cancel()
+        for served in tuple(self._served.values()):
+            self._drop(served)
         for pending in self._pending.values():
             pending.settle(None)
 

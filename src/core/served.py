@@ -33,6 +33,7 @@ class Served:
         term: counts its owners.
         last: the place of the last packet that the client was given.
         kept: when it was described last, on the node's clock; None before the first time.
+        told: that description is on its way to all.
         parting: nothing that happens to the client changes it any more.
         timer: the shell's.
     """
@@ -51,6 +52,7 @@ class Served:
         "pid",
         "term",
         "timer",
+        "told",
     )
 
     def __init__(self, pid: str, client: Client, namespace: str, *, born: int, identity: str) -> None:
@@ -63,6 +65,7 @@ class Served:
         self.last = 0
         self.data = msgspec.Raw(b"\x80")
         self.kept: float | None = None
+        self.told = True
         self.parting = False
         self.timer: Any = None
         self._stays: dict[Room, int] = {}

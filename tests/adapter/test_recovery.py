@@ -754,7 +754,73 @@ async def test_whom_the_application_sends_away_while_its_connection_ends_does_no
     assert not (await client.connect(nodes[1])).recovered
 
 
+@pytest.mark.parametrize("by", [0, 1])
+async def test_whom_the_application_sends_away_while_its_disconnect_handler_runs_does_not_come_back(
+    home: Home, by: int
+) -> None:
+    nodes = await home.nodes(patience=LONG)
+    handling, go = asyncio.Event(), asyncio.Event()
+
+    async def disconnect(_sid: str, _reason: str) -> None:
+        handling.set()
+        await go.wait()
+
+    nodes[0].sio.on("disconnect", disconnect)
+    client = await home.client(nodes[0])
+    await client.drop()
+    await handling.wait()
+    await nodes[by].sio.disconnect(client.sid)
+    go.set()
+    assert not (await client.connect(nodes[1])).recovered
+
+
 # What cannot be given back
+
+
+async def test_a_session_of_which_not_all_can_be_told_is_not_given_back_in_part(home: Home) -> None:
+    home.settings["max_payload"] = 4096
+    nodes = await home.nodes()
+    client = await home.client(nodes[0])
+    table = nodes[1].inside._recoveries.reader.table
+    await until(lambda: table.get(client.pid), what="the session to be known")
+    rooms = [f"{number} {'x' * 50}" for number in range(100)]
+    for room in rooms:
+        await nodes[0].sio.enter_room(client.sid, room)
+    await until(lambda: not table.get(client.pid), what="the session to be withdrawn")
+    await emit(nodes[1], [1], to=rooms[0])
+    await client.hear("n")
+    await home.away(nodes[1], client, 2, to=rooms[99])
+    await client.connect(nodes[1])
+    assert not client.recovered
+
+
+async def test_what_can_be_told_again_can_be_given_back(home: Home) -> None:
+    home.settings["max_payload"] = 4096
+    nodes = await home.nodes()
+    client = await home.client(nodes[0])
+    table = nodes[1].inside._recoveries.reader.table
+    await until(lambda: table.get(client.pid), what="the session to be known")
+    await nodes[0].sio.save_session(client.sid, {"much": "x" * 5000})
+    await until(lambda: not table.get(client.pid), what="the session to be withdrawn")
+    await nodes[0].sio.save_session(client.sid, {})
+    await until(lambda: table.get(client.pid), what="the session to be told again")
+    await home.away(nodes[1], client, 1)
+    assert (await client.connect(nodes[1])).recovered
+    assert await home.end(nodes[0], client) == [events([1])]
+
+
+async def test_an_adapter_that_is_closed_before_its_connections_tells_of_no_loss(home: Home) -> None:
+    node, other = await home.nodes()
+    gaps: list[roomcast.Gap] = []
+    node.adapter.on_gap(gaps.append)
+    client = await home.client(node)
+    served = node.inside._rooms.client("/", client.sid)
+    await node.adapter.aclose()
+    await client.drop()
+    await until(lambda: node.inside._rooms.client("/", client.sid) is None, what="the client to be gone")
+    assert gaps == []
+    assert served.session.timer is None
+    assert (await client.connect(other)).recovered
 
 
 async def test_when_the_window_is_over_there_is_a_fresh_session(home: Home) -> None:
