@@ -301,6 +301,7 @@ class Keep(msgspec.Struct, array_like=True, tag=23, frozen=True):
         last: the place of the last packet that it was given; 0 when it was given none.
         upto: up to here nothing else was for it.
         identity: who the client is, as the application says; empty when it does not.
+        floor: of stays that ended before it not all are named here.
     """
 
     pid: Pid
@@ -314,6 +315,7 @@ class Keep(msgspec.Struct, array_like=True, tag=23, frozen=True):
     last: Spot
     upto: Spot
     identity: Name = ""
+    floor: Spot = 0
 
 
 class Part(msgspec.Struct, array_like=True, tag=24, frozen=True):

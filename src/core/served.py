@@ -2,7 +2,8 @@
 
 1. A room's stay begins after the last message that was read when the client entered, and ends with the last one that
    was read when it left. That is what the client itself was given.
-2. Stays that have ended are kept, the last `_STAYS` of them, for a client that did not get what was sent before.
+2. Stays that have ended are kept, the last `_STAYS` of them, for a client that did not get what was sent before. From
+   where one of them has been forgotten nothing can be replayed.
 3. After something of the log was not read, nothing can be replayed to who got nothing since.
 
 Pure: places are numbers of the log.
@@ -32,6 +33,7 @@ class Served:
     Attributes:
         term: counts its owners.
         last: the place of the last packet that the client was given.
+        floor: from places before it nothing can be replayed (rule 2).
         kept: when it was described last, on the node's clock; None before the first time.
         told: that description is on its way to all.
         parting: nothing that happens to the client changes it any more.
@@ -44,6 +46,7 @@ class Served:
         "born",
         "client",
         "data",
+        "floor",
         "identity",
         "kept",
         "last",
@@ -63,6 +66,7 @@ class Served:
         self.identity = identity
         self.term = 0
         self.last = 0
+        self.floor = 0
         self.data = msgspec.Raw(b"\x80")
         self.kept: float | None = None
         self.told = True
@@ -75,7 +79,7 @@ class Served:
     def resumed(cls, keep: Keep, term: int, client: Client, last: int) -> "Served":
         """From what another owner, or this one before, has said of it."""
         served = cls(keep.pid, client, keep.namespace, born=keep.born, identity=keep.identity)
-        served.term, served.last, served.data = term, last, keep.data
+        served.term, served.last, served.data, served.floor = term, last, keep.data, keep.floor
         served._stays = {stay.room: stay.joined for stay in keep.stays if stay.left is None}
         served._left = [stay for stay in keep.stays if stay.left is not None]
         return served
@@ -89,13 +93,16 @@ class Served:
         joined = self._stays.pop(room, None)
         if joined is not None and joined < place:
             self._left.append(Stay(room, joined, place))
-            del self._left[:-_STAYS]
+            if len(self._left) > _STAYS:
+                forgotten = self._left.pop(0)
+                self.floor = max(self.floor, forgotten.left or 0)
 
     def cut(self, *, anew: bool) -> None:
         """Something of the log was not read (rule 3); `anew` when it is another log."""
         self.born = self.last = UNKNOWN
         if anew:
             self._left.clear()
+            self.floor = 0
             self._stays = dict.fromkeys(self._stays, 0)
 
     def describe(self, epoch: str, upto: int) -> Keep:
@@ -103,5 +110,5 @@ class Served:
         stays = (*(Stay(room, joined) for room, joined in self._stays.items()), *self._left)
         return Keep(
             *(self.pid, self.term, self.client.sid, self.namespace, stays, self.data),
-            *(epoch, self.born, self.last, upto, self.identity),
+            *(epoch, self.born, self.last, upto, self.identity, self.floor),
         )

@@ -70,20 +70,27 @@ class Session:
         Args:
             place: the last one that it got; None when it has got none.
         """
-        if place is None:
-            return self.marks.get(0, self.keep.born)
-        epoch, number = place
-        if epoch != self.keep.epoch:
+        marks, keep = self.marks, self.keep
+        epoch, number = (keep.epoch, 0) if place is None else place
+        if epoch != keep.epoch:
             return UNKNOWN
-        return max(number, self.marks.get(number, number), self.keep.born)
+        start = marks.get(number, number) if number else UNKNOWN
+        if number < keep.born or not number:  # it has got nothing in this session: the place is of one before
+            start = max(start, marks.get(0, keep.born))
+        return start if start >= keep.floor else UNKNOWN
 
     def _mark(self, keep: Keep) -> None:
         marks = self.marks
         marks.setdefault(0, keep.born)
         marks.pop(keep.last, None)
         marks[keep.last] = keep.upto
-        if len(marks) > _MARKS:  # the newest is needed, and the oldest ones reach beyond what nodes hold
-            del marks[list(marks)[-2]]
+        if len(marks) > _MARKS:
+            del marks[min((place for place in marks if place not in (0, keep.last)), key=self._use)]
+
+    def _use(self, place: int) -> float:
+        """How much a mark is worth: one is needed only for a place that nodes hold no more, when they hold its end."""
+        upto = self.marks[place]
+        return (upto - place) / max(1, self.keep.upto - upto)
 
 
 @dataclass(frozen=True, slots=True)

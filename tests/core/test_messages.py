@@ -159,9 +159,10 @@ EXAMPLES: list[tuple[Message, str]] = [
     (Evict(9, "user:42", "sid1", 10), "951609a7757365723a3432a4736964310a"),
     (
         Keep(
-            "pid", 2, "sid1", "/", (Stay("red", 5), Stay(7, 5, 6)), msgspec.Raw(b"\x81\xa1k\x01"), "e", 3, -1, 4, "me"
+            *("pid", 2, "sid1", "/", (Stay("red", 5), Stay(7, 5, 6)), msgspec.Raw(b"\x81\xa1k\x01")),
+            *("e", 3, -1, 4, "me", 7),
         ),
-        "9c17a370696402a473696431a12f9293a372656405c09307050681a16b01a16503ff04a26d65",
+        "9d17a370696402a473696431a12f9293a372656405c09307050681a16b01a16503ff04a26d6507",
     ),
     (Part("pid", 2, over=True), "9418a370696402c3"),
     (Resume(9, "pid"), "931909a3706964"),

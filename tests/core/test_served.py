@@ -33,8 +33,11 @@ def test_rule_2_so_many_ended_stays_are_kept() -> None:
     for number in range(100):
         one.entered("red", number)
         one.exited("red", number + 1)
-    stays = one.describe("e", 100).stays
-    assert [stay.joined for stay in stays] == list(range(36, 100))
+    keep = one.describe("e", 100)
+    assert [stay.joined for stay in keep.stays] == list(range(36, 100))
+    assert keep.floor == 36, "what was sent to the room before is not known any more"
+    one.cut(anew=True)
+    assert one.describe("f", 1).floor == 0
 
 
 def test_rule_3_after_a_cut_nothing_is_known_of_who_got_nothing_since() -> None:

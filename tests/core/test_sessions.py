@@ -4,6 +4,8 @@ import msgspec
 import pytest
 
 from roomcast.core.messages import Keep, Part, Refuse, Resume, Seize, Stay
+from roomcast.core.rooms import Client
+from roomcast.core.served import Served
 from roomcast.core.sessions import Asked, Denied, Granted, Sessions
 from roomcast.core.tail import UNKNOWN
 from tests.core.effort import run
@@ -146,14 +148,44 @@ def test_a_client_has_missed_what_came_after_the_last_place_where_nothing_else_w
     assert session.start(place) == start
 
 
-def test_what_is_remembered_of_a_session_is_bounded_and_the_oldest_and_newest_stay() -> None:
+def test_a_place_of_a_session_before_says_that_a_client_got_nothing_in_this_one() -> None:
+    """The official client keeps its last place when it gets another session."""
     sessions = table("p")
-    for last in range(20, 60):
-        sessions.keep("a", keep(last=last, upto=last + 100))
     session = sessions.get("p")
     assert session is not None
-    assert len(session.marks) == 8
-    assert session.start(("e", 20)) == 120
-    assert session.start(("e", 59)) == 159
+    sessions.keep("a", keep(upto=70))
+    assert session.start(("e", 5)) == session.start(None) == 70
+    sessions.keep("b", keep(term=1, last=5, upto=90))
+    assert session.start(("e", 5)) == 90, "it came back with that place once, and got nothing after that either"
+
+
+def test_from_where_a_stay_was_forgotten_nothing_can_be_said() -> None:
+    sessions = table("p")
+    served = Served.resumed(keep(), 0, Client("sid of p", "eio"), last=0)
+    for number in range(70):
+        served.entered(number, 20 + 2 * number)
+        served.exited(number, 21 + 2 * number)
+    sessions.keep("a", served.describe("e", 10))
+    session = sessions.get("p")
+    assert session is not None
+    assert session.keep.floor == 31
+    assert session.start(None) == session.start(("e", 30)) == UNKNOWN
+    assert session.start(("e", 31)) == 31
+    assert Served.resumed(session.keep, 1, Client("sid of p", "eio"), last=31).describe("e", 99).floor == 31
+
+
+def test_what_is_remembered_of_a_session_is_bounded() -> None:
+    """Where nothing came for long is remembered, for a client that did not get what came after that."""
+    sessions = table("p")
+    session = sessions.get("p")
+    assert session is not None
+    for hour in range(1, 30):
+        last = hour * 1000
+        sessions.keep("a", keep(last=last, upto=last + 900))
+        for event in range(20):
+            sessions.keep("a", keep(last=last + 901 + 3 * event, upto=last + 902 + 3 * event))
+        assert session.start(("e", last)) == last + 900
+        assert session.start(("e", last + 958)) == last + 959
+        assert len(session.marks) == 8
     sessions.keep("a", keep(epoch="f", born=UNKNOWN, last=UNKNOWN, upto=3))
-    assert session.start(None) == session.start(("e", 59)) == UNKNOWN
+    assert session.start(None) == session.start(("e", 29_000)) == UNKNOWN

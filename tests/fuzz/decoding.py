@@ -128,7 +128,7 @@ def seeds() -> list[bytes]:
         Members(5, 6, ("sid",), ("other",), whole=True, more=True),
         Claim(5, "key", "sid", 6),
         Evict(5, "key", "sid", 6),
-        Keep("pid", 1, "sid", "/", (Stay("red", 5, 6),), msgspec.Raw(b"\x80"), "epoch", 3, 4, 5, "me"),
+        Keep("pid", 1, "sid", "/", (Stay("red", 5, 6),), msgspec.Raw(b"\x80"), "epoch", 3, 4, 5, "me", 7),
         Part("pid", 1, over=True),
         Resume(5, "pid"),
         Refuse("pid", 1),
