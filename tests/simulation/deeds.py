@@ -121,13 +121,15 @@ def drop(world: World, draw: random.Random) -> None:
 # Rooms
 
 
+def _move(
+    world: World, by: SimProcess, verb: str, client: Member, room: str, deed: Callable[[], Coroutine[Any, Any, Any]]
+) -> None:
+    about: dict[str, Any] = {"client": client.name, "namespace": client.namespace, "rooms": (room,)}
+    _do(world, by, lambda: world.call(by, verb, 3 * ASK, **about), deed)
+
+
 def _enter(world: World, by: SimProcess, client: Member, room: str) -> None:
-    _do(
-        world,
-        by,
-        lambda: world.call(by, "enter", 3 * ASK, client=client.name, namespace=client.namespace, rooms=(room,)),
-        lambda: by.server.enter_room(client.sid, room, namespace=client.namespace),
-    )
+    _move(world, by, "enter", client, room, lambda: by.server.enter_room(client.sid, room, namespace=client.namespace))
 
 
 def enter(world: World, draw: random.Random) -> None:
@@ -155,21 +157,11 @@ def meet(world: World, draw: random.Random) -> None:
     def _emit_later() -> None:
         _emit(world, node, (room,), namespace=client.namespace)
 
-    _do(
-        world,
-        at,
-        lambda: world.call(at, "enter", 3 * ASK, client=client.name, namespace=client.namespace, rooms=(room,)),
-        enter,
-    )
+    _move(world, at, "enter", client, room, enter)
 
 
 def _leave(world: World, by: SimProcess, client: Member, room: str) -> None:
-    _do(
-        world,
-        by,
-        lambda: world.call(by, "leave", 3 * ASK, client=client.name, namespace=client.namespace, rooms=(room,)),
-        lambda: by.server.leave_room(client.sid, room, namespace=client.namespace),
-    )
+    _move(world, by, "leave", client, room, lambda: by.server.leave_room(client.sid, room, namespace=client.namespace))
 
 
 def leave(world: World, draw: random.Random) -> None:
