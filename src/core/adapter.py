@@ -12,6 +12,7 @@ What python-socketio has no words for are the operators (`operator`) and the ver
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import aclosing
 from typing import Any, Unpack, cast
 
 from roomcast.core.acks import Callback
@@ -325,14 +326,19 @@ class Adapter(Clients, Services):
     async def _disconnect_elsewhere(self, sid: str, namespace: str) -> None:
         if self._recoveries is not None:
             self._recoveries.end(sid)
-        await self._ask_owner(sid, lambda number: Disconnect(number, Selection(namespace, (sid,))))
+        await self._ask_owner(sid, namespace, lambda number: Disconnect(number, Selection(namespace, (sid,))))
 
-    async def _ask_owner(self, sid: str, make: Callable[[int], Message]) -> Reply | None:
+    async def _ask_owner(self, sid: str, namespace: str, make: Callable[[int], Message]) -> Reply | None:
         """What a client's node answers; None when there is no such node."""
         node = self._node.holder(sid)
-        if node not in self._node.peers:
-            return None
-        return await self._surveys.ask(node, make, self._node.settings.request_timeout)
+        if node in self._node.peers:
+            return await self._surveys.ask(node, make, self._node.settings.request_timeout)
+        found: Reply | None = None
+        if not node and owner(sid) and self._node.reader is None:  # clients roam, and this node does not know where to
+            async with aclosing(self._cluster.replies(Address(namespace, (sid,)), make)) as replies:
+                async for _, reply in replies:
+                    found = reply if reply.value or reply.error else found
+        return found
 
     # What the server calls: rooms
 
@@ -347,7 +353,8 @@ class Adapter(Clients, Services):
         """
         room = room_name(room)
         if self._rooms.client(namespace, sid) is None:
-            reply = await self._ask_owner(sid, lambda number: Join(number, Selection(namespace, (sid,)), (room,)))
+            join = Selection(namespace, (sid,))
+            reply = await self._ask_owner(sid, namespace, lambda number: Join(number, join, (room,)))
             if reply is None or reply.error or not reply.value:
                 raise ValueError(NOT_HERE if reply is None else reply.error or NOT_HERE)
             return
@@ -364,7 +371,8 @@ class Adapter(Clients, Services):
         if self._rooms.client(namespace, sid) is not None:
             self.basic_leave_room(sid, namespace, room)
         else:
-            await self._ask_owner(sid, lambda number: Leave(number, Selection(namespace, (sid,)), (room,)))
+            leave = Selection(namespace, (sid,))
+            await self._ask_owner(sid, namespace, lambda number: Leave(number, leave, (room,)))
 
     async def close_room(self, room: Room, namespace: str | None = None) -> None:
         """Take everyone out of a room, on every node, in order with what this node emits.

@@ -437,6 +437,25 @@ async def test_a_client_that_came_back_is_reached_by_its_old_name_from_every_nod
     assert not client.recovered
 
 
+async def test_a_node_without_recovery_reaches_the_clients_of_those_that_have_it(home: Home) -> None:
+    """As in the middle of a rolling upgrade; also a client that has moved since."""
+    nodes = await home.nodes()
+    client = await home.client(nodes[0])
+    await client.drop()
+    assert (await client.connect(nodes[1])).recovered
+    without = await home.cluster.node(**home.settings)
+    assert without.inside._node.roams
+    await without.sio.enter_room(client.sid, "blue")
+    await without.sio.leave_room(client.sid, "red")
+    await emit(without, [1], to="red")
+    await emit(without, [2], to="blue")
+    assert await home.end(without, client) == [events([2])]
+    with pytest.raises(ValueError, match="not connected"):
+        await without.sio.enter_room(client.sid[::-1], "blue")
+    await without.sio.disconnect(client.sid)
+    await client.over.wait()
+
+
 async def test_what_is_stored_with_a_client_is_read_on_every_node_and_comes_back(home: Home) -> None:
     nodes = await home.nodes()
     client = await home.client(nodes[0])
