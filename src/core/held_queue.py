@@ -3,7 +3,9 @@
 It stands in the place of the client's queue.
 
 1. Nothing leaves before `let_go`. Then all of it does, in order, before anything that comes later.
-2. What was missed may be more than may wait for one client: it is handed on as fast as the client reads.
+2. What was missed may be more than may wait for one client: it is handed on as fast as the client reads, so that what
+   waits then is never more than half of that, with what waits for others on the same connection. It ends with the
+   client.
 3. What is new while the client waits is bounded as in the queue itself; beyond that the client is cut.
 """
 
@@ -13,7 +15,7 @@ from typing import Any
 
 from roomcast.core.client_queue import Bounds
 from roomcast.core.frames import Frame
-from roomcast.core.rooms import Client
+from roomcast.core.rooms import Client, State
 
 _LOOK = 1.0  # seconds between two looks whether a client that does not read is still there
 
@@ -34,6 +36,7 @@ class HeldQueue:
 
     def __init__(self, queue: Any, missed: list[Frame], bounds: Bounds, cut: Callable[[Any], None]) -> None:
         self._queue = queue
+        self._connection = queue.socket.queue
         self._waiting = missed
         self._bounds = bounds
         self._cut = cut
@@ -67,15 +70,14 @@ class HeldQueue:
         return self._go_on(client)
 
     async def _go_on(self, client: Client) -> None:
-        queue = self._queue.socket.queue
         while True:
-            taken = asyncio.ensure_future(queue.join())
+            taken = asyncio.ensure_future(self._connection.join())
             try:
                 while not taken.done() and not self.socket.closed:
                     await asyncio.wait({taken}, timeout=_LOOK)
             finally:
                 taken.cancel()
-            if self.socket.closed:
+            if self.socket.closed or client.state is State.DISCONNECTING:
                 return
             if self._hand_on():
                 client.queue = self._queue
@@ -83,10 +85,12 @@ class HeldQueue:
 
     def _hand_on(self) -> bool:
         """Hand on as much as fits half the bounds; whether that was all."""
-        count = size = 0
+        others, size = self._connection.qsize(), self._queue.size
+        count = 0
         for frame in self._waiting:
             size += frame.size
-            if count and (count >= self._bounds.packets // 2 or size > self._bounds.size // 2):
+            waiting = others + count
+            if waiting and (waiting >= self._bounds.packets // 2 or size > self._bounds.size // 2):
                 break
             count += 1
             if not self._queue.offer(frame):

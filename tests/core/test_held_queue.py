@@ -1,12 +1,13 @@
 """What waits for a client that has come back, rule by rule, in the place of a queue that is a list."""
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 from roomcast.core.client_queue import Bounds
 from roomcast.core.frames import Frame
 from roomcast.core.held_queue import HeldQueue
-from roomcast.core.rooms import Client
+from roomcast.core.rooms import Client, State
 
 BOUNDS = Bounds(packets=4, size=1000)
 
@@ -16,16 +17,39 @@ class Queue:
 
     def __init__(self) -> None:
         self.taken: list[Frame] = []
-        self.queue = self.socket = self
+        self.waiting: list[Frame] = []
+        self.queue = self
+        self.socket: Any = self
         self.closed = False
         self.empty = asyncio.Event()
 
+    @property
+    def size(self) -> int:
+        return sum(frame.size for frame in self.waiting)
+
+    def qsize(self) -> int:
+        return len(self.waiting)
+
     def offer(self, frame: Frame) -> bool:
         self.taken.append(frame)
+        self.waiting.append(frame)
         return not self.closed
 
+    def read(self) -> None:
+        """The client reads all that waits."""
+        self.waiting.clear()
+        self.empty.set()
+
     async def join(self) -> None:
-        await self.empty.wait()
+        self.empty.clear()
+        if self.waiting:
+            await self.empty.wait()
+
+
+class Gone:
+    """What stands in the place of a connection that is over."""
+
+    closed = True
 
 
 def frames(count: int, size: int = 1) -> list[Frame]:
@@ -36,6 +60,11 @@ def held(queue: Queue, missed: list[Frame]) -> tuple[HeldQueue, Client, list[Any
     client, cut = Client("sid", "eio"), list[Any]()
     client.queue = HeldQueue(queue, list(missed), BOUNDS, cut.append)
     return client.queue, client, cut
+
+
+def let_go(queue: Queue, missed: list[Frame]) -> Coroutine[Any, Any, None] | None:
+    waiting, client, _ = held(queue, missed)
+    return waiting.let_go(client)
 
 
 async def test_rule_1_nothing_leaves_before_and_then_all_of_it_in_order() -> None:
@@ -60,20 +89,51 @@ async def test_rule_2_what_is_too_much_for_once_goes_as_fast_as_the_client_reads
     (new,) = frames(1)
     assert waiting.offer(new)
     assert queue.taken == missed[:2], "it has not read that yet"
-    queue.empty.set()
-    await going
+    while not going.done():
+        queue.read()
+        await asyncio.sleep(0)
     assert queue.taken == [*missed, new]
     assert client.queue is queue
 
 
-async def test_rule_2_it_ends_with_the_connection() -> None:
+async def test_rule_2_clients_that_share_a_connection_take_turns() -> None:
+    """Each has missed more than may wait for all of them."""
+    for size, at_once in ((1, 2), (200, 2), (900, 1)):
+        queue = Queue()
+        missed = [frames(9, size) for _ in range(3)]
+        going = [asyncio.ensure_future(more) for one in missed if (more := let_go(queue, one)) is not None]
+        while not all(one.done() for one in going):
+            assert len(queue.waiting) <= at_once, "half of what may wait"
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            queue.read()
+        for one in missed:
+            assert [frame for frame in queue.taken if frame in one] == one
+
+
+async def test_rule_2_it_ends_when_the_client_leaves() -> None:
+    """Its connection may stay: the client's next session there has nothing to do with what is left."""
     queue = Queue()
     waiting, client, _ = held(queue, frames(5))
     more = waiting.let_go(client)
     assert more is not None
-    queue.closed = True
+    client.state = State.DISCONNECTING
+    queue.read()
     await asyncio.wait_for(more, 5)
     assert len(queue.taken) == 2
+
+
+async def test_rule_2_it_ends_with_the_connection() -> None:
+    for over in (False, True):
+        queue = Queue()
+        waiting, client, _ = held(queue, frames(5))
+        if over:
+            queue.socket = Gone()
+        more = waiting.let_go(client)
+        assert more is not None
+        queue.socket = Gone()
+        await asyncio.wait_for(more, 5)
+        assert len(queue.taken) == 2
 
 
 async def test_rule_3_what_is_new_is_bounded() -> None:
