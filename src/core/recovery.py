@@ -174,6 +174,8 @@ class Recoveries:
             async with asyncio.timeout(self.settings.patience + self._node.settings.request_timeout):
                 return await asyncio.shield(pending.sid)
         except TimeoutError:
+            if pending.sid.done():  # in the very turn of the deadline
+                return pending.sid.result()
             self._count("not decided in time")
             return None
         except asyncio.CancelledError:

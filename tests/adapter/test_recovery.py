@@ -4,6 +4,7 @@ import asyncio
 import gc
 import random
 import re
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 from uuid import uuid4
@@ -690,6 +691,26 @@ async def test_a_connection_that_is_gone_when_its_session_is_denied_leaves_nothi
     assert await home.end(nodes[0], client) == [[]]
     assert await nodes[1].adapter.local.count() == 0
     assert "Traceback" not in caplog.text
+
+
+async def test_a_session_that_is_given_in_the_turn_of_the_deadline_is_given(home: Home) -> None:
+    (node,) = await home.nodes(1)
+    client = await home.client(node)
+    await home.away(node, client, 1)
+    recoveries = node.inside._recoveries
+    decided = recoveries.act
+
+    def act(news: Any) -> None:
+        decided(news)
+        if any(pending.sid.done() for pending in recoveries._pending.values()):
+            time.sleep(1.0)  # what else there was to read took so long
+
+    recoveries.act = act
+    object.__setattr__(recoveries.settings, "patience", 0.5)
+    object.__setattr__(recoveries._node.settings, "request_timeout", 0.5)
+    await client.connect(node)
+    assert client.recovered
+    assert await home.end(node, client) == [events([1])]
 
 
 async def test_of_two_that_come_back_with_one_pid_one_gets_the_session(home: Home) -> None:
