@@ -1,6 +1,7 @@
 """Brokers for tests: the shared ones that tests may use, and disposable ones that fault tests may break."""
 
 import asyncio
+import itertools
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, NoReturn, Self
@@ -35,12 +37,22 @@ def unavailable(what: str, reason: str) -> NoReturn:
     pytest.skip(message)
 
 
+_PORTS = 300  # for each process
+_next_port = itertools.count()
+
+
 def free_port() -> int:
-    """A loopback port that nothing listened on a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A loopback port that nothing listens on, and that no other process of a run is given soon.
+
+    Those that the kernel gives out by itself may be taken by any connection before a server is up that was told them.
+    """
+    first = 20_000 + os.getpid() % 40 * _PORTS
+    for _ in range(_PORTS):
+        port = first + next(_next_port) % _PORTS
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError(f"None of the ports from {first} to {first + _PORTS - 1} is free.")
 
 
 def speaks(host: str, port: int, hello: bytes, answer: Sequence[bytes], *, within: float = 2.0) -> bool:

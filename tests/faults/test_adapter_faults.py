@@ -115,12 +115,13 @@ async def test_an_outage_that_the_outbox_cannot_hold_is_counted_and_told(server:
         await stream.flows(200)
         await server.start()
         await recovered(stream, f"{server.name} killed, small outbox")
-        # what was given up has numbers, too: the receiver sees the same hole and tells it as missed
+        # what was given up has numbers, too: the receiver sees the hole and tells it as missed, but for the events that
+        # it had got before the server died, and whose confirms died with it
         got, missed = await stream.end()
         given_up = stream.a.adapter.stats()["given_up"]
         assert given_up == sum(gap.missed or 0 for gap in told if gap.reason == "given_up") >= 100
         assert got + missed == stream.sent
-        assert missed >= given_up
+        assert missed >= 100
 
 
 async def test_a_receiver_that_the_broker_cuts_for_being_slow() -> None:
