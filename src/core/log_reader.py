@@ -150,6 +150,8 @@ class LogReader:
         self._mark(delivery.position, 0)
         if error.kind == "stale":
             self.cut()
+        elif error.kind == "too_large":  # for a node with a larger max_payload it may be one
+            self.tail.cut()
 
     def cut(self) -> None:
         """See `Reader.cut` (rule 3)."""

@@ -893,6 +893,20 @@ async def test_what_is_not_held_any_more_is_never_given_in_part(home: Home) -> N
     assert sorted(home.environs[2:]) == [False, True]
 
 
+async def test_what_is_too_large_for_one_node_is_not_left_out_by_it(home: Home) -> None:
+    large, small = await home.node(settings={"max_payload": 20_000}), await home.node(settings={"max_payload": 5_000})
+    client, other = await home.client(large), await home.client(large)
+    await client.drop()
+    await large.sio.emit("much", "x" * 10_000, to="red")
+    await emit(large, [0], to="red")
+    await other.hear("n")
+    await home.away(large, other, 1)
+    await asyncio.gather(client.connect(small), other.connect(small))
+    assert not client.recovered
+    assert other.recovered
+    assert await home.end(large, client, other) == [[], events([1])]
+
+
 @pytest.mark.parametrize("place", ["nonsense", "other.1.0", "epoch.99999999.0"])
 async def test_a_place_that_is_none_of_this_log_gets_a_fresh_session(home: Home, place: str) -> None:
     nodes = await home.nodes()
