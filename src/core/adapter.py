@@ -290,6 +290,12 @@ class Adapter(Clients, Services):
             self._node.spawn(self.server._handle_disconnect(client.eio_sid, namespace))  # noqa: SLF001
         return client.sid
 
+    def pre_disconnect(self, sid: str, namespace: str) -> str | None:
+        """Mark a client as going away while its disconnect handler runs."""
+        if self._doorway is not None and self._doorway.refuses_in_vain(sid, namespace):
+            return None
+        return super().pre_disconnect(sid, namespace)
+
     async def can_disconnect(self, sid: str, namespace: str) -> bool:
         """Whether the server shall disconnect the client itself; a client elsewhere is disconnected there.
 

@@ -24,11 +24,12 @@ _NOTHING = Wish(offered=False)
 class _Turn:
     """What the server does about one client just now; empty once it is done, for tasks that were begun meanwhile."""
 
-    __slots__ = ("client", "leaves")
+    __slots__ = ("client", "decided", "leaves")
 
     def __init__(self, client: Client | None = None, *, leaves: bool = False) -> None:
         self.client = client
         self.leaves = leaves
+        self.decided = False  # the connect handler is done
 
 
 _turn: ContextVar[_Turn | None] = ContextVar("roomcast_turn", default=None)
@@ -72,6 +73,11 @@ class Doorway:
         turn = _turn.get()
         client = None if turn is None else turn.client
         return client is not None and client.sid == sid and self._rooms.client(namespace, sid) is not client
+
+    def refuses_in_vain(self, sid: str, namespace: str) -> bool:
+        """Whether the client has come back before the connect handler has refused it here (rule 4)."""
+        turn = _turn.get()
+        return turn is not None and turn.decided and self.overtaken(sid, namespace)
 
     @staticmethod
     def leaves(client: Client) -> bool:
@@ -142,7 +148,11 @@ class Doorway:
                 client = self._rooms.client(namespace, args[0])
                 if client is not None and client.session is not None and client.session.term:
                     return None
-            return await trigger(event, namespace, *args)
+            try:
+                return await trigger(event, namespace, *args)
+            finally:
+                if event == "connect" and (turn := _turn.get()) is not None:
+                    turn.decided = True
 
         return trigger_event
 

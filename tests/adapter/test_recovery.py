@@ -566,6 +566,29 @@ async def test_a_connect_handler_that_ends_when_its_client_has_come_back_again_h
     assert await home.end(node, client) == [events([1])]
 
 
+async def test_always_connect_refuses_nobody_who_has_come_back_again_meanwhile(home: Home) -> None:
+    node = await home.node(server={"always_connect": True})
+    client = await home.client(node)
+    begun, go = [asyncio.Event(), asyncio.Event()], asyncio.Event()
+    calls = iter((0, 1))
+
+    async def connect(_sid: str, _environ: Any, _auth: Any) -> bool:
+        call = next(calls)
+        begun[call].set()
+        await go.wait()
+        return call == 1
+
+    node.sio.on("connect", connect)
+    for call in (0, 1):
+        await client.drop()
+        await client.ask(node)
+        await begun[call].wait()
+    go.set()
+    await emit(node, [1], to=client.sid)
+    assert await home.end(node, client) == [events([1])]
+    assert client.recovered
+
+
 async def test_what_a_disconnect_handler_began_can_still_disconnect_its_client_once_that_is_back(home: Home) -> None:
     (node,) = await home.nodes(1)
     go = asyncio.Event()
