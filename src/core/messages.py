@@ -302,6 +302,7 @@ class Keep(msgspec.Struct, array_like=True, tag=23, frozen=True):
         upto: up to here nothing else was for it.
         identity: who the client is, as the application says; empty when it does not.
         floor: of stays that ended before it not all are named here.
+        number: counts the descriptions in this term.
     """
 
     pid: Pid
@@ -316,14 +317,20 @@ class Keep(msgspec.Struct, array_like=True, tag=23, frozen=True):
     upto: Spot
     identity: Name = ""
     floor: Spot = 0
+    number: Count = 0
 
 
 class Part(msgspec.Struct, array_like=True, tag=24, frozen=True):
-    """A node serves a session no longer; with `over`, nobody ever will."""
+    """A node serves a session no longer; with `over`, nobody ever will.
+
+    Attributes:
+        number: of its last description in this term, 0 when there was none.
+    """
 
     pid: Pid
     term: Count
     over: bool = False
+    number: Count = 0
 
 
 class Resume(msgspec.Struct, array_like=True, tag=25, frozen=True):

@@ -97,7 +97,12 @@ class Node:
         self.gaps = Gaps(self)
         partitions = self._broker.guarantees.partitions
         self.subjects = Subjects(self.settings.prefix, partitions)
-        self.wire = Wire(self.settings.secret, max_payload=self.settings.max_payload, freshness=self.settings.freshness)
+        self.wire = Wire(
+            self.settings.secret,
+            max_payload=self.settings.max_payload,
+            freshness=self.settings.freshness,
+            keeps=0.0 if self._broker.log is None else self._broker.log.retention,
+        )
         self.publisher = Publisher(
             origin=self.id,
             broker_name=self.broker_name,

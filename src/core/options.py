@@ -98,7 +98,7 @@ class Options:
         peer_timeout: silence after which a peer is lost; at least twice the heartbeat.
         linger: how long a subject stays subscribed after its last local member left.
         regroup_timeout: how long publishing waits, after an outage, for the peers to be back.
-        freshness: how far the clocks of two nodes may differ when envelopes are signed.
+        freshness: how far the clocks of two nodes may differ when envelopes are signed; a log may hold them longer.
         outbox_messages, outbox_bytes: bounds of what is not confirmed yet.
         outbox_age: how long an outage may last before its first messages are given up; 120 on a log unless it is set.
         max_payload: largest message in bytes, to send or to receive.

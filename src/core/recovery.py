@@ -399,7 +399,7 @@ class Recoveries:
 
     def _part(self, served: Served, *, over: bool) -> None:
         if self._drop(served):
-            self._say(Part(served.pid, served.term, over or not served.told))
+            self._say(Part(served.pid, served.term, over or not served.told, served.number))
 
     def _drop(self, served: Served) -> bool:
         """Serve a session no longer; False when that was so."""
@@ -418,7 +418,7 @@ class Recoveries:
     def _asked(self, session: Session) -> None:
         served = self._served.get(session.keep.pid)
         if served is None:
-            self._say(Part(session.keep.pid, session.term))
+            self._say(Part(session.keep.pid, session.term, over=True))  # what was said of its end was lost
         elif not served.parting:
             self._node.spawn(self._test(served))
 

@@ -35,6 +35,7 @@ class Served:
         last: the place of the last packet that the client was given.
         floor: from places before it nothing can be replayed (rule 2).
         kept: when it was described last, on the node's clock; None before the first time.
+        number: of that description in this term.
         told: that description is on its way to all.
         parting: nothing that happens to the client changes it any more.
         timer: the shell's.
@@ -51,6 +52,7 @@ class Served:
         "kept",
         "last",
         "namespace",
+        "number",
         "parting",
         "pid",
         "term",
@@ -69,6 +71,7 @@ class Served:
         self.floor = 0
         self.data = msgspec.Raw(b"\x80")
         self.kept: float | None = None
+        self.number = 0
         self.told = True
         self.parting = False
         self.timer: Any = None
@@ -107,8 +110,10 @@ class Served:
 
     def describe(self, epoch: str, upto: int) -> Keep:
         """The session as it is now."""
+        self.number += 1
         stays = (*(Stay(room, joined) for room, joined in self._stays.items()), *self._left)
         return Keep(
             *(self.pid, self.term, self.client.sid, self.namespace, stays, self.data),
             *(epoch, self.born, self.last, upto, self.identity, self.floor),
+            number=self.number,
         )

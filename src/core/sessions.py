@@ -4,7 +4,8 @@ A session is served by one node, its owner, or free. Its term counts its owners.
 
 1. Only the owner's word counts about a session that it serves, in its term; a later term wins over an earlier one.
 2. A session is free once its owner has parted with it, or is lost. It can be resumed within the window since then, and
-   the first to ask in the log becomes its owner, in the next term.
+   the first to ask in the log becomes its owner, in the next term. An owner that names another description than the
+   last one here said more than the log has: the session is over, for what it was is not known.
 3. Who asks for a session that is served waits: its owner is told to test the connection. It then parts with it, and
    the first who waits becomes the owner, who is told the same for the others: a client may have asked twice, because
    its first new connection broke as well. Or it refuses, and nobody waits any more.
@@ -55,6 +56,11 @@ class Session:
         self.marks: dict[int, int] = {}
         """For a client that got this place last: up to where nothing came after it that was for the client."""
         self._mark(keep)
+
+    @property
+    def number(self) -> int:
+        """Of the last description in this term; 0 when there was none."""
+        return self.keep.number if self.keep.term == self.term else 0
 
     def renew(self, owner: str, keep: Keep, heard: float) -> None:
         """The owner has described it again."""
@@ -188,13 +194,14 @@ class Sessions:
         session = self._all.get(part.pid)
         if session is None or part.term != session.term:
             return ()
+        over = part.over or part.number != session.number
         if session.parted is not None:
             if part.over:
                 self._forget(session)
             return ()
         if origin != session.owner:
             return ()
-        if not part.over:
+        if not over:
             return self._set_free(session, sent)
         self._forget(session)
         return self._deny(session, "over")

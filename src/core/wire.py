@@ -8,9 +8,9 @@ msgpack, an array that newer versions only append to.
    whose `kind` says which; unknown trailing fields are ignored.
 3. With secrets, every envelope is signed (keyed BLAKE2b-256 over the subject and the whole envelope) with the
    first secret and accepted under any; unsigned or wrongly signed ones are refused. A signed envelope sent more
-   than `freshness` seconds from the receiver's clock is refused, and so is one that was not sent later than the
-   last one of its origin: it has been played before. So nothing can be forged, moved to another subject, or
-   replayed.
+   than `freshness` seconds from the receiver's clock is refused (a log may hold it for as long as it `keeps` things),
+   and so is one that was not sent later than the last one of its origin: it has been played before. So nothing can be
+   forged, moved to another subject, or replayed.
 4. Decoding costs nothing that grows beyond the payload, and raises nothing but `WireError`.
 
 Pure: time is an argument, in microseconds since 1970.
@@ -94,15 +94,19 @@ class Wire:
         secrets: the cluster's shared secrets; the first one signs, all of them verify; none: no signatures.
         max_payload: largest payload to decode, in bytes.
         freshness: how far a signed envelope's clock may be from this one's, in seconds.
+        keeps: seconds for which the broker may hold a payload before this node reads it: a log's retention.
 
     Raises:
         ConfigurationError: a secret is shorter than 16 bytes or is not `str` or `bytes`.
     """
 
-    def __init__(self, secrets: Sequence[str | bytes] = (), *, max_payload: int, freshness: float = 30.0) -> None:
+    def __init__(
+        self, secrets: Sequence[str | bytes] = (), *, max_payload: int, freshness: float = 30.0, keeps: float = 0.0
+    ) -> None:
         self._keys = tuple(_key(secret) for secret in secrets)
         self._max_payload = max_payload
         self._freshness = round(freshness * 1e6)
+        self._oldest = round((freshness + keeps) * 1e6)
         self._last_sent: dict[str, int] = {}
         self._origins: set[str] = set()
 
@@ -144,7 +148,7 @@ class Wire:
 
     def forget(self, now: int) -> None:
         """Drop what is remembered of origins whose envelopes are too old to be accepted anyway."""
-        oldest = now - 2 * self._freshness
+        oldest = now - self._oldest - self._freshness
         for origin in [origin for origin, sent in self._last_sent.items() if sent < oldest]:
             del self._last_sent[origin]
 
@@ -174,7 +178,7 @@ class Wire:
         self._origins.add(origin)
 
     def _check_fresh(self, envelope: Opened, now: int) -> None:
-        if abs(now - envelope.sent) > self._freshness:
+        if not -self._freshness <= now - envelope.sent <= self._oldest:
             raise WireError(
                 "stale",
                 f"A signed payload was sent {(now - envelope.sent) / 1e6:.1f} s ago: replayed, long delayed, "

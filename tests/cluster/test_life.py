@@ -2,10 +2,15 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
-from roomcast.core.broker import Gap
-from roomcast.core.errors import BrokerClosed, BrokerUnavailable, RequestTimeout
+from roomcast.core.broker import Gap, Subject
+from roomcast.core.errors import BrokerClosed, BrokerUnavailable, RequestTimeout, WireError
+from roomcast.core.messages import Bye, encode_message
+from roomcast.core.node import Node
+from roomcast.core.options import options
+from roomcast.core.wire import Envelope, Wire
 from tests.cluster.faulty import LATENCY
 from tests.cluster.harness import Cluster, numbers, virtual
 
@@ -221,3 +226,13 @@ async def test_an_overflow_is_told_and_its_size_is_known_by_the_numbers() -> Non
         assert numbers(far) == [0, 4]
         assert two.told("missed")[0].missed == 3
         assert two.told("overflow")
+
+
+def test_what_a_log_held_for_a_node_that_was_away_is_not_stale() -> None:
+    secret, now, subject = "a secret of the cluster", 1_700_000_000_000_000, Subject("roomcast.control")
+    bye = [msgspec.Raw(encode_message(Bye()))]
+    said = Wire((secret,), max_payload=1 << 20).seal(subject, Envelope("other1", now - 100_000_000, 7, 1, bye))
+    settings = options({"secret": secret})
+    assert Node("memory+log://held?retention=2m", settings).wire.open(subject, said, now).origin == "other1"
+    with pytest.raises(WireError, match=r"100\.0 s ago"):
+        Node("memory://held", settings).wire.open(subject, said, now)

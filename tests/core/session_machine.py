@@ -185,7 +185,7 @@ class Cluster(RuleBasedStateMachine):
                 case Asked() if one.session.owner == node.name:
                     served, person = node.served.get(one.session.keep.pid, (None, None))
                     if served is None or person is None:
-                        self.say(node.name, Part(one.session.keep.pid, one.session.term))
+                        self.say(node.name, Part(one.session.keep.pid, one.session.term, over=True))
                     elif person.node is node and person.alive:
                         self.say(node.name, Refuse(served.pid, served.term))
                     else:
@@ -230,7 +230,7 @@ class Cluster(RuleBasedStateMachine):
     def part(self, node: Model, served: Served, *, over: bool) -> None:
         self.keep(node, served)
         del node.served[served.pid]
-        self.say(node.name, Part(served.pid, served.term, over))
+        self.say(node.name, Part(served.pid, served.term, over, served.number))
 
     def fresh(self, node: Model, person: Person) -> None:
         self.count += 1

@@ -161,10 +161,11 @@ EXAMPLES: list[tuple[Message, str]] = [
         Keep(
             *("pid", 2, "sid1", "/", (Stay("red", 5), Stay(7, 5, 6)), msgspec.Raw(b"\x81\xa1k\x01")),
             *("e", 3, -1, 4, "me", 7),
+            number=5,
         ),
-        "9d17a370696402a473696431a12f9293a372656405c09307050681a16b01a16503ff04a26d6507",
+        "9e17a370696402a473696431a12f9293a372656405c09307050681a16b01a16503ff04a26d650705",
     ),
-    (Part("pid", 2, over=True), "9418a370696402c3"),
+    (Part("pid", 2, over=True, number=5), "9518a370696402c305"),
     (Resume(9, "pid"), "931909a3706964"),
     (Refuse("pid", 2), "931aa370696402"),
     (Seize("pid", 2), "931ba370696402"),

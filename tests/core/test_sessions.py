@@ -59,6 +59,25 @@ def test_rule_2_a_free_session_goes_to_the_first_who_asks_within_the_window() ->
     assert sessions.resume("b", Resume(4, "q"), 105.1) == (Denied("b", 4, "unknown"),)
 
 
+def test_rule_2_a_session_is_over_whose_last_description_was_lost() -> None:
+    """An outbox that is full gives up the oldest: a description, and not the parting behind it."""
+    sessions, served = Sessions(window=100.0, limit=100), Served("p", Client("sid", ""), "/", born=1, identity="")
+    for _ in range(2):
+        sessions.keep("a", served.describe("e", 5))
+    told = Part("p", 0, number=served.number)
+    served.describe("e", 6)  # lost
+    sessions.part("a", Part("p", 0, number=served.number), 1.0)
+    assert sessions.get("p") is None
+    sessions.keep("a", served.describe("e", 7))
+    sessions.part("a", told, 1.0)
+    assert sessions.get("p") is None, "an older one than the last is not what it was either"
+    sessions.keep("a", served.describe("e", 7))
+    sessions.part("a", Part("p", 0, number=served.number), 1.0)
+    assert [type(one) for one in sessions.resume("b", Resume(1, "p"), 1.0)] == [Granted]
+    sessions.part("b", Part("p", 1), 2.0)  # its new owner said nothing of it
+    assert [type(one) for one in sessions.resume("c", Resume(1, "p"), 2.0)] == [Granted]
+
+
 def test_rule_3_who_waits_gets_the_session_when_its_owner_parts_or_is_lost_and_nobody_when_it_refuses() -> None:
     for lost in (False, True):
         sessions = table("p")

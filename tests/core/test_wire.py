@@ -196,6 +196,16 @@ def test_rule_3_forgetting_an_origin_lets_nothing_be_played_again() -> None:
     assert refusal(receiver.open, SUBJECT, payload, NOW + 61 * SECOND) == "stale"
 
 
+def test_rule_3_what_a_log_held_may_be_older_by_its_retention_and_is_played_once() -> None:
+    receiver = Wire((SECRET,), max_payload=LIMIT, keeps=60.0)
+    payload = wire(SECRET).seal(SUBJECT, envelope())
+    assert receiver.open(SUBJECT, payload, NOW + 90 * SECOND).sent == NOW
+    receiver.forget(NOW + 90 * SECOND)
+    assert refusal(receiver.open, SUBJECT, payload, NOW + 90 * SECOND) == "replayed"
+    assert refusal(receiver.open, SUBJECT, payload, NOW + 91 * SECOND) == "stale"
+    assert refusal(receiver.open, SUBJECT, payload, NOW - 31 * SECOND) == "stale"
+
+
 def test_rule_3_what_a_log_gives_back_is_verified_and_need_not_be_fresh() -> None:
     receiver = wire(SECRET)
     payload = wire(SECRET).seal(SUBJECT, envelope())
