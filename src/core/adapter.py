@@ -145,7 +145,7 @@ class Adapter(Clients, Services):
         """Leave the cluster: flush what was emitted, say bye, disconnect. Idempotent."""
         await self._starting.cancel()
         if self._recoveries is not None:
-            self._recoveries.flush()
+            self._recoveries.serving.flush()
         await self._node.aclose()
 
     async def __aenter__(self) -> "Adapter":
@@ -187,28 +187,30 @@ class Adapter(Clients, Services):
     def _entered(self, namespace: str, room: Room | None, sid: str) -> None:
         self._presence.entered(namespace, room, sid)
         if self._recoveries is not None and room is not None and (client := self._rooms.client(namespace, sid)):
-            self._recoveries.entered(client, room)
+            self._recoveries.serving.entered(client, room)
 
     def _exited(self, namespace: str, room: Room | None, sid: str) -> None:
         self._presence.exited(namespace, room, sid)
         if self._recoveries is not None and room is not None and (client := self._rooms.client(namespace, sid)):
-            self._recoveries.exited(client, room)
+            self._recoveries.serving.exited(client, room)
 
     def _parting(self, client: Client) -> None:
         self._owed.drop(client)
         if self._recoveries is not None:
-            self._recoveries.parting(client, sent_away=self._doorway is None or not self._doorway.leaves(client))
+            self._recoveries.serving.parting(
+                client, sent_away=self._doorway is None or not self._doorway.leaves(client)
+            )
 
     def _went(self, client: Client) -> None:
         self._owed.drop(client)
         self._claims.went(client.sid)
         if self._recoveries is not None:
-            self._recoveries.went(client)
+            self._recoveries.serving.went(client)
 
     def send_away(self, client: Client) -> None:
         """See `Clients.send_away`."""
         if self._recoveries is not None:
-            self._recoveries.send_away(client)
+            self._recoveries.serving.send_away(client)
 
     def _reachable(self, client: Client) -> bool:
         return self._fanout is None or self._fanout.reachable(client)
@@ -284,7 +286,7 @@ class Adapter(Clients, Services):
             client = cast("Client", self._rooms.client(namespace, admitted))
         client.state = State.CONNECTED
         if self._recoveries is not None:
-            self._recoveries.connected(client)
+            self._recoveries.serving.connected(client)
         if not self._reachable(client):
             # the connection was lost while the connect handler ran: the server has ignored that
             self._node.spawn(self.server._handle_disconnect(client.eio_sid, namespace))  # noqa: SLF001

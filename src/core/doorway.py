@@ -163,6 +163,6 @@ class Doorway:
             await save(sid, session, namespace=namespace)
             client = self._rooms.client(namespace or "/", sid)
             if client is not None:
-                self.recoveries.changed(client)
+                self.recoveries.serving.changed(client)
 
         return save_session

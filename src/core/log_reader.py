@@ -28,19 +28,11 @@ PERIODS = 16
 """Of the clock in a window."""
 
 
-class Listener(Protocol):
-    """Whom the reader tells."""
-
-    def act(self, news: Iterable[News]) -> None:
-        """The log has decided."""
-        ...
+class Owner(Protocol):
+    """Who serves sessions here."""
 
     def compare(self, session: Session | None) -> None:
         """An owner has described a session."""
-        ...
-
-    def heard(self, node: str) -> None:
-        """A node speaks of sessions."""
         ...
 
     def doubt(self, *, anew: bool) -> None:
@@ -53,6 +45,23 @@ class Listener(Protocol):
 
     def tick(self) -> None:
         """A period is over."""
+        ...
+
+
+class Listener(Protocol):
+    """Whom the reader tells."""
+
+    @property
+    def serving(self) -> Owner:
+        """Who serves sessions here."""
+        ...
+
+    def act(self, news: Iterable[News]) -> None:
+        """The log has decided."""
+        ...
+
+    def heard(self, node: str) -> None:
+        """A node speaks of sessions."""
         ...
 
 
@@ -176,7 +185,7 @@ class LogReader:
     def _doubt(self, *, anew: bool) -> None:
         """Rule 3."""
         self.table.clear()
-        self._listener.doubt(anew=anew)
+        self._listener.serving.doubt(anew=anew)
 
     def _take_in(self, origin: str, message: Message) -> None:
         table, sent = self.table, self._sent
@@ -185,7 +194,7 @@ class LogReader:
             match message:
                 case Keep():
                     self._listener.act(table.keep(origin, message))
-                    self._listener.compare(table.get(message.pid))
+                    self._listener.serving.compare(table.get(message.pid))
                 case Part():
                     self._listener.act(table.part(origin, message, sent))
                 case Resume():
@@ -197,7 +206,7 @@ class LogReader:
                 case Lost():
                     self._listener.act(table.lost(message.node, sent))
                     if message.node == self._node.id:  # it is not
-                        self._listener.reassert()
+                        self._listener.serving.reassert()
                 case _:
                     text = f"A {type(message).__name__} came among the sessions."
                     self._node.receiver.refuse(WireError("unexpected", text))
@@ -209,7 +218,7 @@ class LogReader:
             await asyncio.sleep(self._settings.window / PERIODS)
             self.tail.tick(time.monotonic())
             self.table.tick(time.monotonic())
-            self._listener.tick()
+            self._listener.serving.tick()
 
 
 def _done(_origin: str, _message: object) -> None:

@@ -1,4 +1,4 @@
-"""Connection state recovery: the shell around `sessions`, `tail` and `served`.
+"""Connection state recovery: the shell around `sessions` and `tail`, for clients that come back.
 
 1. A new client is given a pid, and each event the place that it has in the log, as its last argument. A client that
    comes back names both, on whatever node.
@@ -6,15 +6,9 @@
    session, it takes the client in at that very place: what came before is what the client missed, what comes after is
    new. The client gets the first, then the second, once its connect handler has accepted it.
 3. When not all that was missed can be given, the client gets a fresh session: never a part.
-4. A client that disconnects, is disconnected or refused has no session any more. One whose connection is lost does.
-5. What can change a session (a room, the session data) is told to all within `_SETTLE`, and everything again in each
-   half window.
-6. A session that is asked for while this node serves it is given up when its client does not answer a ping. One that
-   another node serves is taken from it when that has not answered for `patience`, and then others at once, until it
-   is heard again.
-7. A node that has not read something of the log forgets what it knew of the sessions of others.
-8. A session of which the latest cannot be told (it has too many rooms for a message, or nothing can be sent) cannot be
-   resumed until it can: what was told before is not all of it.
+4. A session that another node serves is taken from it when that has not answered for `patience`, and then others at
+   once, until it is heard again.
+5. A node that has not read something of the log forgets what it knew of the sessions of others.
 """
 
 import asyncio
@@ -29,28 +23,23 @@ from typing import Any, Literal
 import msgspec
 
 from roomcast.core.clients import Clients
-from roomcast.core.descriptions import stored
 from roomcast.core.errors import ReplayUnavailable
 from roomcast.core.fanout import FanOut
 from roomcast.core.frames import Frame
-from roomcast.core.log_reader import PERIODS, LogReader
+from roomcast.core.log_reader import LogReader
 from roomcast.core.membership import NodeInfo
-from roomcast.core.messages import DECODE_ERRORS, Emit, Keep, Lost, Message, Part, Refuse, Resume, Seize
+from roomcast.core.messages import DECODE_ERRORS, Emit, Keep, Lost, Part, Resume, Seize
 from roomcast.core.node import Node
 from roomcast.core.options import Recovery
 from roomcast.core.packets import Packets, Parts
-from roomcast.core.probe import Probe
 from roomcast.core.rooms import Client, Rooms
 from roomcast.core.served import Served
+from roomcast.core.serving import Serving
 from roomcast.core.sessions import Asked, Denied, Granted, News, Session, missed
-from roomcast.core.subjects import Room
 from roomcast.core.tail import Kept, read_place
 from roomcast.core.wish import Wish, look_at, new_pid
 
 logger = logging.getLogger("roomcast")
-
-_SETTLE = 0.05
-"""Seconds within which several changes of a session are told at once (rule 5)."""
 
 _decoder = msgspec.msgpack.Decoder(dict[str, Any])
 
@@ -74,7 +63,7 @@ class _Pending:
 
 
 class Recoveries:
-    """The recoveries of one node, and the sessions that it serves.
+    """The recoveries of one node.
 
     Args:
         node: reads the log.
@@ -84,6 +73,7 @@ class Recoveries:
 
     Attributes:
         reader: of the log.
+        serving: the sessions that this node serves.
     """
 
     def __init__(self, node: Node, settings: Recovery, clients: Clients, rooms: Rooms) -> None:
@@ -92,15 +82,10 @@ class Recoveries:
         self._clients = clients
         self._rooms = rooms
         self.reader = LogReader(node, settings, self)
-        self._served: dict[str, Served] = {}
+        self.serving = Serving(node, settings, self.reader)
         self._pending: dict[int, _Pending] = {}
         self._numbers = count(1)
-        self._changed: dict[Served, None] = {}
-        self._settling: asyncio.TimerHandle | None = None
-        self._omitted: set[str] = set()
         self._silent: set[str] = set()
-        self._again = settings.window * (1 / 2 - 1 / PERIODS)
-        self._closed = False
         node.membership.on_left.append(self._on_left)
         node.on_close.append(self._close)
 
@@ -109,7 +94,7 @@ class Recoveries:
         self._eio = server.eio
         self._fanout = fanout
         self._packets = packets
-        self._probe = Probe(server.eio, self.settings.patience / 3)
+        self.serving.serve(server.eio, fanout)
 
     # What the log decides
 
@@ -118,7 +103,7 @@ class Recoveries:
         node = self._node.id
         for one in news:
             if isinstance(one, Granted):
-                self.compare(one.session)
+                self.serving.compare(one.session)
             match one:
                 case Granted() if one.node == node:
                     self._granted(one)
@@ -126,27 +111,16 @@ class Recoveries:
                     self._denied(one.request, one.why)
                 case Asked():
                     if one.session.owner == node:
-                        self._asked(one.session)
+                        self.serving.asked(one.session)
                     if one.node == node:
                         self._wait(one)
                 case _:
                     pass
         self._node.stats.sessions_forgotten = self.reader.table.forgotten
 
-    def doubt(self, *, anew: bool) -> None:
-        """Something of the log was not read: what this node serves it says again (rule 7)."""
-        for served in self._served.values():
-            served.cut(anew=anew)
-        self.reassert()
-
     def heard(self, node: str) -> None:
-        """A node speaks of sessions: it is not silent (rule 6)."""
+        """A node speaks of sessions: it is not silent (rule 4)."""
         self._silent.discard(node)
-
-    def reassert(self) -> None:
-        """This node was taken for lost, or may have been: what it serves it says again."""
-        for served in self._served.values():
-            self._change(served)
 
     # Clients that come (rules 1 and 2)
 
@@ -168,7 +142,7 @@ class Recoveries:
         request = next(self._numbers)
         pending = self._pending[request] = _Pending(eio_sid, namespace, wish.place)
         try:
-            if not self._say(Resume(request, wish.pid)):
+            if not self.serving.say(Resume(request, wish.pid)):
                 self._count("asked for in vain: nothing can be sent")
                 return None
             async with asyncio.timeout(self.settings.patience + self._node.settings.request_timeout):
@@ -191,12 +165,6 @@ class Recoveries:
         if wish.offered and self.reader.known:
             pid = new_pid()
             client.session = Served(pid, client, namespace, born=self.reader.tail.latest, identity=wish.identity)
-
-    def connected(self, client: Client) -> None:
-        """A client is accepted: from now on it can come back."""
-        if (served := client.session) is not None and not self._closed:
-            self._served[served.pid] = served
-            self._keep(served)
 
     def let_in(self, client: Client) -> None:
         """A client has been told that it is accepted, and its handler is done."""
@@ -231,17 +199,17 @@ class Recoveries:
         if (
             pending is None
             or pending.sid.done()
-            or not self._here(pending.eio_sid)
+            or not self.serving.here(pending.eio_sid)
             or self._rooms.by_eio_sid(pending.namespace, pending.eio_sid) is not None
         ):
-            self._say(Part(pid, term))  # it has gone again
+            self.serving.say(Part(pid, term))  # it has gone again
             if pending is not None:
                 pending.settle(None)
             return
         try:
             kept = self._missed(session, pending.place)
         except ReplayUnavailable as exc:
-            self._say(Part(pid, term, over=True))
+            self.serving.say(Part(pid, term, over=True))
             self._count(f"incomplete: {exc}")
             pending.settle(None)
             return
@@ -254,17 +222,14 @@ class Recoveries:
     def _take_back(self, keep: Keep, term: int, eio_sid: str, last: int, frames: list[Frame]) -> None:
         clients, namespace, sid = self._clients, keep.namespace, keep.sid
         if (before := self._rooms.client(namespace, sid)) is not None:
-            if before.session is not None:
-                before.session.parting = True
-                self._drop(before.session)
+            self.serving.replaced(before)
             clients.basic_disconnect(sid, namespace)
         client = clients.admit(namespace, sid, eio_sid)
         for stay in keep.stays:
             if stay.left is None:
                 with contextlib.suppress(ValueError):  # a sid's own room by now
                     clients.basic_enter_room(sid, namespace, stay.room)
-        client.session = served = Served.resumed(keep, term, client, last)
-        self._served[keep.pid] = served
+        self.serving.resumed(client, Served.resumed(keep, term, client, last))
         self._eio.sockets[eio_sid].session[namespace] = _stored(keep)
         self._fanout.hold(client, frames)
 
@@ -310,138 +275,9 @@ class Recoveries:
 
     def _seize(self, owner: str, pid: str, term: int) -> None:
         self._silent.add(owner)
-        self._say(Seize(pid, term))
+        self.serving.say(Seize(pid, term))
 
-    # Clients that are here
-
-    def entered(self, client: Client, room: Room) -> None:
-        """A client came into a room."""
-        if (served := client.session) is not None and not served.parting:
-            served.entered(room, self.reader.tail.latest)
-            self._change(served)
-
-    def exited(self, client: Client, room: Room) -> None:
-        """A client left a room."""
-        if (served := client.session) is not None and not served.parting:
-            served.exited(room, self.reader.tail.latest)
-            self._change(served)
-
-    def changed(self, client: Client) -> None:
-        """The application stored something with a client."""
-        if (served := client.session) is not None and not served.parting:
-            self._change(served)
-
-    def flush(self) -> None:
-        """Tell what has changed, now (rule 5)."""
-        changed, self._changed = self._changed, {}
-        for served in changed:
-            if self._served.get(served.pid) is served and not served.parting:
-                self._keep(served)
-
-    def _change(self, served: Served) -> None:
-        if served.kept is None:
-            return
-        self._changed[served] = None
-        if self._settling is None:
-            self._settling = asyncio.get_running_loop().call_later(_SETTLE, self._settle)
-
-    def _settle(self) -> None:
-        self._settling = None
-        self.flush()
-
-    def _keep(self, served: Served) -> None:
-        """Describe a session to all."""
-        socket = self._eio.sockets.get(served.client.eio_sid)
-        if socket is not None:
-            served.data, omitted = stored(socket.session.get(served.namespace, {}), self.settings.session_bytes)
-            if new := set(omitted) - self._omitted:
-                self._omitted |= new
-                logger.warning("roomcast: session data that cannot be kept for recovery: %s", ", ".join(sorted(new)))
-        served.kept = time.monotonic()
-        keep = served.describe(self.reader.tail.epoch, max(0, self.reader.tail.latest))
-        told = (served.told or self._node.carries(keep)) and self._say(keep)
-        if served.told and not told:
-            logger.warning("roomcast: a session cannot be kept: it has too many rooms, or nothing can be sent")
-            self._say(Part(served.pid, served.term, over=True))  # rule 8
-        served.told = told
-
-    # Clients that go (rules 4 and 6)
-
-    def parting(self, client: Client, *, sent_away: bool) -> None:
-        """A client is going: what it leaves behind is what it has now.
-
-        Args:
-            client: which.
-            sent_away: the application wants it to go.
-        """
-        served = client.session
-        if served is None or served.parting:
-            return
-        if sent_away or self._here(client.eio_sid):
-            self._part(served, over=True)
-            return
-        self._keep(served)
-        served.parting = True
-        served.timer = asyncio.get_running_loop().call_later(
-            self.settings.patience / 3, partial(self._part, served, over=False)
-        )
-
-    def went(self, client: Client) -> None:
-        """A client is gone, and its disconnect handler is done."""
-        if (served := client.session) is not None:
-            self._part(served, over=not served.parting and self._here(client.eio_sid))
-
-    def send_away(self, client: Client) -> None:
-        """The application wants a client to go that is going already: it shall not come back."""
-        if (served := client.session) is not None and served.parting:
-            self._drop(served)
-            self._say(Part(served.pid, served.term, over=True))
-
-    def _part(self, served: Served, *, over: bool) -> None:
-        if self._drop(served):
-            self._say(Part(served.pid, served.term, over or not served.told, served.number))
-
-    def _drop(self, served: Served) -> bool:
-        """Serve a session no longer; False when that was so."""
-        served.parting = True
-        if served.timer is not None:
-            served.timer.cancel()
-        if self._served.get(served.pid) is not served:
-            return False
-        del self._served[served.pid]
-        return True
-
-    def _here(self, eio_sid: str) -> bool:
-        socket = self._eio.sockets.get(eio_sid)
-        return socket is not None and not socket.closed and not socket.closing
-
-    def _asked(self, session: Session) -> None:
-        served = self._served.get(session.keep.pid)
-        if served is None:
-            self._say(Part(session.keep.pid, session.term, over=True))  # what was said of its end was lost
-        elif not served.parting:
-            self._node.spawn(self._test(served))
-
-    async def _test(self, served: Served) -> None:
-        """Rule 6."""
-        client = served.client
-        alive = await self._probe.answers(client.eio_sid)
-        if self._served.get(served.pid) is not served or served.parting:
-            return
-        if alive:
-            self._say(Refuse(served.pid, served.term))
-            return
-        await self._fanout.end(client)
-        if not served.parting:  # its connect handler still runs
-            self._part(served, over=False)
-
-    def compare(self, session: Session | None) -> None:
-        """A session that this node serves may have had another owner since."""
-        served = None if session is None else self._served.get(session.keep.pid)
-        if served is not None and session is not None and served.term < session.term:
-            self._node.stats.sessions_taken += not served.parting
-            self._drop(served)
-            self._node.spawn(self._fanout.end(served.client))
+    # Clients that are away
 
     def knows(self, sid: str) -> bool:
         """Whether a sid is, or was lately, that of a client that can be restored."""
@@ -451,7 +287,7 @@ class Recoveries:
         """A client that is away shall not come back."""
         session = self.reader.table.by_sid(sid)
         if session is not None and session.parted is not None:
-            self._say(Part(session.keep.pid, session.term, over=True))
+            self.serving.say(Part(session.keep.pid, session.term, over=True))
 
     def data(self, sid: str, namespace: str) -> dict[str, Any] | None:
         """What the application stored with a client that is away; None when it is not."""
@@ -462,27 +298,13 @@ class Recoveries:
 
     # The node
 
-    def _say(self, message: Message) -> bool:
-        return not self._closed and self._node.send(self._node.subjects.sessions, message)
-
-    def tick(self) -> None:
-        """A period of the reader's clock is over (rule 5)."""
-        now = time.monotonic()
-        for served in tuple(self._served.values()):
-            if not served.parting and served.kept is not None and now - served.kept > self._again:
-                self._keep(served)
-
     def _on_left(self, info: NodeInfo, why: Literal["bye", "lost"]) -> None:
         self._silent.discard(info.id)
         if why == "lost" and self.reader.table.serves(info.id):
-            self._say(Lost(info.id))
+            self.serving.say(Lost(info.id))
 
     def _close(self) -> None:
-        self._closed = True  # the node has said bye: that frees all that it served
-        if self._settling is not None:
-            self._settling.cancel()
-        for served in tuple(self._served.values()):
-            self._drop(served)
+        self.serving.close()
         for pending in self._pending.values():
             pending.settle(None)
 

@@ -1,0 +1,245 @@
+"""The sessions that one node serves: what it tells of them, and how it lets go of them.
+
+1. A client that disconnects, is disconnected or refused has no session any more. One whose connection is lost does.
+2. What can change a session (a room, the session data) is told to all within `_SETTLE`, and everything again in each
+   half window.
+3. A session that is asked for is given up when its client does not answer a ping.
+4. A session of which the latest cannot be told (it has too many rooms for a message, or nothing can be sent) cannot be
+   resumed until it can: what was told before is not all of it.
+"""
+
+import asyncio
+import logging
+import time
+from functools import partial
+from typing import Any
+
+from roomcast.core.descriptions import stored
+from roomcast.core.fanout import FanOut
+from roomcast.core.log_reader import PERIODS, LogReader
+from roomcast.core.messages import Message, Part, Refuse
+from roomcast.core.node import Node
+from roomcast.core.options import Recovery
+from roomcast.core.probe import Probe
+from roomcast.core.rooms import Client
+from roomcast.core.served import Served
+from roomcast.core.sessions import Session
+from roomcast.core.subjects import Room
+
+logger = logging.getLogger("roomcast")
+
+_SETTLE = 0.05
+"""Seconds within which several changes of a session are told at once (rule 2)."""
+
+
+class Serving:
+    """What one node serves.
+
+    Args:
+        node: tells of it.
+        settings: of the recovery.
+        reader: of the log.
+    """
+
+    def __init__(self, node: Node, settings: Recovery, reader: LogReader) -> None:
+        self._node = node
+        self._settings = settings
+        self._reader = reader
+        self._served: dict[str, Served] = {}
+        self._changed: dict[Served, None] = {}
+        self._settling: asyncio.TimerHandle | None = None
+        self._omitted: set[str] = set()
+        self._again = settings.window * (1 / 2 - 1 / PERIODS)
+        self._closed = False
+
+    def serve(self, eio: Any, fanout: FanOut) -> None:
+        """The clients are those of this server."""
+        self._eio = eio
+        self._fanout = fanout
+        self._probe = Probe(eio, self._settings.patience / 3)
+
+    def say(self, message: Message) -> bool:
+        """Say something of a session to all; False when it cannot be sent."""
+        return not self._closed and self._node.send(self._node.subjects.sessions, message)
+
+    def here(self, eio_sid: str) -> bool:
+        """Whether a connection is there, and nothing ends it."""
+        socket = self._eio.sockets.get(eio_sid)
+        return socket is not None and not socket.closed and not socket.closing
+
+    # Clients that are here
+
+    def connected(self, client: Client) -> None:
+        """A client is accepted: from now on it can come back."""
+        if (served := client.session) is not None and not self._closed:
+            self._served[served.pid] = served
+            self._keep(served)
+
+    def resumed(self, client: Client, served: Served) -> None:
+        """A client has come back, with its session."""
+        client.session = self._served[served.pid] = served
+
+    def replaced(self, client: Client) -> None:
+        """A client has come back already, on another connection: this one has no session any more."""
+        if client.session is not None:
+            self._drop(client.session)
+
+    def entered(self, client: Client, room: Room) -> None:
+        """A client came into a room."""
+        if (served := _lasting(client)) is not None:
+            served.entered(room, self._reader.tail.latest)
+            self._change(served)
+
+    def exited(self, client: Client, room: Room) -> None:
+        """A client left a room."""
+        if (served := _lasting(client)) is not None:
+            served.exited(room, self._reader.tail.latest)
+            self._change(served)
+
+    def changed(self, client: Client) -> None:
+        """The application stored something with a client."""
+        if (served := _lasting(client)) is not None:
+            self._change(served)
+
+    # What is told of them (rules 2 and 4)
+
+    def flush(self) -> None:
+        """Tell what has changed, now."""
+        changed, self._changed = self._changed, {}
+        for served in changed:
+            if self._served.get(served.pid) is served and not served.parting:
+                self._keep(served)
+
+    def tick(self) -> None:
+        """A period of the reader's clock is over."""
+        now = time.monotonic()
+        for served in tuple(self._served.values()):
+            if not served.parting and served.kept is not None and now - served.kept > self._again:
+                self._keep(served)
+
+    def doubt(self, *, anew: bool) -> None:
+        """Something of the log was not read, or (`anew`) it is another one: all is said again."""
+        for served in self._served.values():
+            served.cut(anew=anew)
+        self.reassert()
+
+    def reassert(self) -> None:
+        """This node was taken for lost, or may have been: what it serves it says again."""
+        for served in self._served.values():
+            self._change(served)
+
+    def _change(self, served: Served) -> None:
+        if served.kept is None:
+            return
+        self._changed[served] = None
+        if self._settling is None:
+            self._settling = asyncio.get_running_loop().call_later(_SETTLE, self._settle)
+
+    def _settle(self) -> None:
+        self._settling = None
+        self.flush()
+
+    def _keep(self, served: Served) -> None:
+        """Describe a session to all."""
+        socket = self._eio.sockets.get(served.client.eio_sid)
+        if socket is not None:
+            served.data, omitted = stored(socket.session.get(served.namespace, {}), self._settings.session_bytes)
+            if new := set(omitted) - self._omitted:
+                self._omitted |= new
+                logger.warning("roomcast: session data that cannot be kept for recovery: %s", ", ".join(sorted(new)))
+        served.kept = time.monotonic()
+        tail = self._reader.tail
+        keep = served.describe(tail.epoch, max(0, tail.latest))
+        told = (served.told or self._node.carries(keep)) and self.say(keep)
+        if served.told and not told:
+            logger.warning("roomcast: a session cannot be kept: it has too many rooms, or nothing can be sent")
+            self.say(Part(served.pid, served.term, over=True))  # rule 4
+        served.told = told
+
+    # Clients that go (rules 1 and 3)
+
+    def parting(self, client: Client, *, sent_away: bool) -> None:
+        """A client is going: what it leaves behind is what it has now.
+
+        Args:
+            client: which.
+            sent_away: the application wants it to go.
+        """
+        if (served := _lasting(client)) is None:
+            return
+        if sent_away or self.here(client.eio_sid):
+            self._part(served, over=True)
+            return
+        self._keep(served)
+        served.parting = True
+        served.timer = asyncio.get_running_loop().call_later(
+            self._settings.patience / 3, partial(self._part, served, over=False)
+        )
+
+    def went(self, client: Client) -> None:
+        """A client is gone, and its disconnect handler is done."""
+        if (served := client.session) is not None:
+            self._part(served, over=not served.parting and self.here(client.eio_sid))
+
+    def send_away(self, client: Client) -> None:
+        """The application wants a client to go that is going already: it shall not come back."""
+        if (served := client.session) is not None and served.parting:
+            self._drop(served)
+            self.say(Part(served.pid, served.term, over=True))
+
+    def _part(self, served: Served, *, over: bool) -> None:
+        if self._drop(served):
+            self.say(Part(served.pid, served.term, over or not served.told, served.number))
+
+    def _drop(self, served: Served) -> bool:
+        """Serve a session no longer; False when that was so."""
+        served.parting = True
+        if served.timer is not None:
+            served.timer.cancel()
+        if self._served.get(served.pid) is not served:
+            return False
+        del self._served[served.pid]
+        return True
+
+    def asked(self, session: Session) -> None:
+        """Another connection asks for a session of this node."""
+        served = self._served.get(session.keep.pid)
+        if served is None:
+            self.say(Part(session.keep.pid, session.term, over=True))  # what was said of its end was lost
+        elif not served.parting:
+            self._node.spawn(self._test(served))
+
+    async def _test(self, served: Served) -> None:
+        """Rule 3."""
+        client = served.client
+        alive = await self._probe.answers(client.eio_sid)
+        if self._served.get(served.pid) is not served or served.parting:
+            return
+        if alive:
+            self.say(Refuse(served.pid, served.term))
+            return
+        await self._fanout.end(client)
+        if not served.parting:  # its connect handler still runs
+            self._part(served, over=False)
+
+    def compare(self, session: Session | None) -> None:
+        """A session that this node serves may have had another owner since."""
+        served = None if session is None else self._served.get(session.keep.pid)
+        if served is not None and session is not None and served.term < session.term:
+            self._node.stats.sessions_taken += not served.parting
+            self._drop(served)
+            self._node.spawn(self._fanout.end(served.client))
+
+    def close(self) -> None:
+        """The node has said bye: that frees all that it served."""
+        self._closed = True
+        if self._settling is not None:
+            self._settling.cancel()
+        for served in tuple(self._served.values()):
+            self._drop(served)
+
+
+def _lasting(client: Client) -> Served | None:
+    """The session of a client, while what happens to the client changes it."""
+    served: Served | None = client.session
+    return None if served is None or served.parting else served
