@@ -326,6 +326,26 @@ async def test_rule_3_a_newcomer_has_met_all_in_a_round_trip() -> None:
 
 
 @virtual
+@pytest.mark.parametrize("what", ["enters", "leaves", "is disconnected"])
+async def test_rule_3_a_newcomer_moves_clients_of_nodes_that_it_has_not_met_yet(what: str) -> None:
+    async with Cluster() as cluster:
+        old = await cluster.node()
+        client = await old.client("red")
+        late = cluster.make()
+        await late.adapter.start()
+        assert not late.core.peers.ids
+        if what == "enters":
+            await late.server.enter_room(client.sid, "blue")
+        elif what == "leaves":
+            await late.server.leave_room(client.sid, "red")
+        else:
+            await late.server.disconnect(client.sid)
+        await old.adapter.to("red").emit("red")
+        await old.adapter.to("blue").emit("blue")
+        assert client.events == {"enters": [("red",), ("blue",)], "leaves": [], "is disconnected": []}[what]
+
+
+@virtual
 async def test_rule_3_a_node_that_is_named_and_slow_is_waited_for() -> None:
     async with Cluster() as cluster:
         _one, _two, slow = [await cluster.node() for _ in range(3)]
