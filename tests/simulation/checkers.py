@@ -287,6 +287,8 @@ def answers_are_complete(story: Story) -> Iterator[str]:
 class _Numbers:
     """What the numbers show that a node was handed, by node, subject and origin.
 
+    A message that comes after a later one of its node is not handed on, which would break the order: it is missing, too.
+
     Attributes:
         last: epoch and number of the last message.
         paused: nobody has listened since.
@@ -297,22 +299,33 @@ class _Numbers:
         self.last: dict[tuple[str, str, str], tuple[int, int]] = {}
         self.paused: set[tuple[str, str, str]] = set()
         self.holes = Counter[tuple[str, str, str]]()
+        self._places: dict[tuple[str, str], int] = {}
 
     def forget(self, node: str, origin: str) -> None:
         """A node has said bye to another one."""
         for key in [key for key in self.last if key[0] == node and key[2] == origin]:
             del self.last[key]
+        self._places.pop((node, origin), None)
 
     def handed(self, event: Handed) -> None:
         key = event.node, event.subject, event.origin
+        late = self._is_late(event)
         if (known := self.last.get(key)) is not None:
             if (event.epoch, event.last) <= known:
                 return
             expected = known[1] + 1 if event.epoch == known[0] else 1
             if key not in self.paused:
                 self.holes[key] += max(0, event.first - expected)
+                if late:
+                    self.holes[key] += event.last + 1 - max(event.first, expected)
         self.paused.discard(key)
         self.last[key] = event.epoch, event.last
+
+    def _is_late(self, event: Handed) -> bool:
+        between = event.node, event.origin
+        reached = self._places.get(between, 0)
+        self._places[between] = max(reached, event.place + event.last - event.first if event.place else 0)
+        return 0 < event.place <= reached
 
 
 class _Excuses:
@@ -337,7 +350,8 @@ class _Excuses:
         if (life.node, call.call) in self._dropped:
             return True
         killed, how = story.down.get(call.node, (NEVER, "closed"))
-        if how == "killed" and called < killed < until and not story.history.log:
+        sent = story.history.log and story.end(call.call)[1] == "returned"
+        if how == "killed" and called < killed < until and not sent:
             return True  # what it had not sent yet died with it
         at_home = {gap.reason for place, gap in self._gaps[call.node] if called < place <= until}
         there = {gap.reason for place, gap in self._gaps[life.node] if called < place <= until}

@@ -121,7 +121,11 @@ class Told(Event):
 
 @dataclass(frozen=True, slots=True)
 class Handed(Event):
-    """A broker gave numbered messages of a node to another one."""
+    """A broker gave numbered messages of a node to another one.
+
+    Attributes:
+        place: of the first of them, in everything its node sends.
+    """
 
     node: str
     subject: str
@@ -129,6 +133,7 @@ class Handed(Event):
     epoch: int
     first: int
     last: int
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,11 +232,13 @@ class History:
     Attributes:
         total: whether `order="total"` is set.
         log: whether the broker keeps a log.
+        recovery: whether clients come back.
         moments: when each event happened.
     """
 
     total: bool = False
     log: bool = False
+    recovery: bool = False
     events: list[Event] = field(default_factory=list[Event])
     moments: list[float] = field(default_factory=list[float])
 

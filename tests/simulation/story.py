@@ -8,7 +8,8 @@ Calls overlap, so what a room's members were is not always known. What is known 
    under way at the same time as the join.
 3. A call that did not end well may still have its effect later, until all is quiet.
 4. Of a client that ever lost its connection nothing is sure but its namespace and its sid.
-5. Who asks for a client of a node that is taken for lost is told that it is done, and nothing may have happened.
+5. Who asks for a client of a node that is taken for lost is told that it is done, and nothing may have happened. Where
+   clients come back, the word of any node that takes it for lost is enough.
 6. Closing a room is a leave for all its members: done when it returns on the node that closes it, and perhaps never
    elsewhere, since the word of it may be lost.
 """
@@ -42,6 +43,7 @@ from tests.simulation.history import (
 E = TypeVar("E", bound=Event)
 
 NEVER = 1 << 60
+_WORD = 0.5  # seconds after which a word in the log is read, and another one that takes it back
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ class Story:
         end, outcome = self.end(call.call)
         if call.op in ("enter", "leave") and call.client in self.clients:
             home = self.clients[call.client].node
-            well = outcome == "returned" and self.knows(call.node, home, self.soon_after(end))
+            well = outcome == "returned" and self._trusts(call.node, home, self.soon_after(end))
             over = end if well else self.next_quiet(min(end, len(self.history.events)))
             moves = self._joins if call.op == "enter" else self._leaves
             if outcome != "failed":
@@ -159,6 +161,12 @@ class Story:
         met = self._met[node, peer]
         index = bisect_left(met, (place, ""))
         return node == peer or (index > 0 and met[index - 1][1] == "joined")
+
+    def _trusts(self, node: str, peer: str, place: int) -> bool:
+        """Whether a node knew another one at a place, and had no word from a third that it is lost (rule 5)."""
+        witnesses = [one for one, of in self._met if of == peer] if self.history.recovery else []
+        lately = bisect_left(self.history.moments, self.history.moments[place - 1] - _WORD)
+        return self.knows(node, peer, place) and all(self.kept(one, peer, lately, place) for one in witnesses)
 
     def kept(self, node: str, peer: str, since: int, until: int) -> bool:
         """Whether a node knew another one all the time between two places."""

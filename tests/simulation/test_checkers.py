@@ -128,9 +128,21 @@ BAD: list[tuple[str, History, str]] = [
         "P4: c1 on n1 did not get 3",
     ),
     (
+        "in the log, and then its node died",
+        history(
+            JOINED, emitted(3, "c0", rooms=("r",)), NodeStopping("n0"), NodeDown("n0", "killed"), Quiet(), log=True
+        ),
+        "P4: c1 on n1 did not get 3",
+    ),
+    (
         "a hole",
         history(UP, Handed("n1", "s", "n0", 1, 1, 1), Handed("n1", "s", "n0", 1, 3, 3)),
         "P5: n1 told 0 missing of n0 on s, and it was 1",
+    ),
+    (
+        "what came too late",
+        history(UP, *(Handed("n1", "s", "n0", 1, first, first, place) for first, place in ((1, 1), (4, 9), (5, 5)))),
+        "P5: n1 told 0 missing of n0 on s, and it was 3",
     ),
     ("a hole that is none", history(UP, Told("n1", "missed", "s", "n0", 2)), "P5: n1 told 2 missing"),
     ("no end", history(UP, call(1, "survey")), "P6: survey 1 of n0 never ended"),
@@ -227,6 +239,14 @@ EXCUSED: list[tuple[str, History]] = [
     ("trimmed", history(JOINED, emitted(3, "c0", rooms=("r",)), Told("n1", "trimmed"), ALL_WELL, log=True)),
     ("dropped: the numbers tell", history(JOINED, emitted(3, "c0", rooms=("r",)), Dropped("n1", (3,)), ALL_WELL)),
     ("gone for good", history(JOINED, Away("c1"), emitted(3, rooms=("@c1",)), Quiet(), log=True)),
+    (
+        "its node died before the log had it",
+        history(
+            JOINED,
+            *(call(3, "ask", rooms=("r",)), Ended(3, "unsure"), NodeStopping("n0"), NodeDown("n0", "killed"), Quiet()),
+            log=True,
+        ),
+    ),
     ("volatile", history(JOINED, emitted(3, "c0", rooms=("r",), volatile=True), ALL_WELL)),
     ("cancelled for all", history(JOINED, call(3, rooms=("r",)), Ended(3, "cancelled"), ALL_WELL)),
     ("a hole after a pause", history(UP, Handed("n1", "s", "n0", 1, 1, 1), ALL_WELL)),

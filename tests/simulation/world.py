@@ -62,7 +62,7 @@ class World:
         self.loop = loop
         self.on_log = plan.world in ("log", "total", "recovery")
         self.recovering = plan.world == "recovery"
-        self.history = History(total=plan.world in ("total", "recovery"), log=self.on_log)
+        self.history = History(total=plan.world in ("total", "recovery"), log=self.on_log, recovery=self.recovering)
         self.nodes: list[SimProcess] = []
         self.clients: list[Member] = []
         self.calls: dict[int, tuple[SimProcess, asyncio.Task[Any]]] = {}
@@ -222,9 +222,9 @@ class World:
             return  # nobody has been told yet that the subject is heard
         envelope = read_envelope(delivery.payload)
         if envelope is not None and envelope.epoch and envelope.origin in self._names:
-            last = envelope.first + len(envelope.messages) - 1
-            origin = self.name(envelope.origin)
-            self.note(Handed(node.name, self._subject(delivery), origin, envelope.epoch, envelope.first, last))
+            first, last = envelope.first, envelope.first + len(envelope.messages) - 1
+            origin, subject = self.name(envelope.origin), self._subject(delivery)
+            self.note(Handed(node.name, subject, origin, envelope.epoch, first, last, envelope.place))
 
     def _subject(self, delivery: Delivery) -> str:
         return "inbox" if ".inbox." in delivery.subject else delivery.subject
