@@ -287,7 +287,7 @@ def answers_are_complete(story: Story) -> Iterator[str]:
 class _Numbers:
     """What the numbers show that a node was handed, by node, subject and origin.
 
-    A message that comes after a later one of its node is not handed on, which would break the order: it is missing, too.
+    A message that comes after a later one of its node is not handed on, to keep the order: it is missing, too.
 
     Attributes:
         last: epoch and number of the last message.
