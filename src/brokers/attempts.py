@@ -30,7 +30,7 @@ LEAST = 0.05
 
 SETTLED = 1.0
 """Seconds a link must have lived for the next one to be tried at once."""
-FIRST_PAUSE = 0.05
+FIRST_PAUSE = 0.02
 """Seconds before the second attempt in a row."""
 
 

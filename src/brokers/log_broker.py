@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 _FLUSH = 1.0
 """Seconds that `aclose` waits for the confirmation of what was accepted."""
-_LONGEST_DELAY = 0.15
+_LONGEST_DELAY = 0.1
 """Seconds between attempts to reconnect, at most; publishers wait for the log meanwhile."""
 
 Once = tuple[str, int]
