@@ -42,12 +42,14 @@ class View:
         end: after its last entry.
         first: offset of the oldest entry it still has, or that it will have next; None when that was not asked.
         time: the moment of this, in seconds on the broker's clock.
+        kept: whether what was read last from it is still where it was, as far as that was looked at.
     """
 
     start: Place
     end: Place
     first: int | None = None
     time: float = 0.0
+    kept: bool = True
 
 
 class Places:
@@ -55,6 +57,12 @@ class Places:
 
     def __init__(self, streams: int) -> None:
         self._places: list[Place | None] = [None] * streams
+
+    @property
+    def marked(self) -> Sequence[Place]:
+        """Where the reading of each stream goes on, when it is known of all in the broker's own words; or nothing."""
+        places = [place for place in self._places if place is not None and place.mark]
+        return places if len(places) == len(self._places) else ()
 
     def of(self, stream: int) -> Place:
         """Where the reading goes on."""
@@ -79,13 +87,16 @@ class Places:
         return gaps
 
     def behind(self, views: Sequence[View]) -> list[int]:
-        """The streams that end before what was read from them: they lost their end, and need a new life."""
+        """The streams that do not have what was read from them: they lost their end, and need a new life.
+
+        One may have grown past that place since.
+        """
         return [
             stream
             for stream, view in enumerate(views)
             if (place := self._places[stream]) is not None
             and place.epoch == view.end.epoch
-            and view.end.offset < place.offset
+            and (view.end.offset < place.offset or not view.kept)
         ]
 
     def read(self, stream: int, at: Place) -> Gap | bool:

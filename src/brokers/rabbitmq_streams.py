@@ -5,9 +5,9 @@
 | exchange `<prefix>.log` | direct, durable: leads to the streams, by their numbers                          |
 | queue `<prefix>.log.<n>` | stream, durable: the entries; RabbitMQ trims them by age and size, in segments  |
 
-A message's subject is its `type`, the epoch its `app_id`, the milliseconds of its publishing its `correlation_id`. An
-epoch is a random word in the first message that a stream ever had, and in every entry. The connection is
-`rabbitmq_streams_link.StreamsLink`; what outlives it is `log_broker.LogBroker`. RabbitMQ 3.9 or newer.
+An epoch is a random word in the first message that a stream ever had, and in every entry. What a message consists of
+is in `rabbitmq_streams_messages`, the connection is `rabbitmq_streams_link.StreamsLink`, and what outlives it
+`log_broker.LogBroker`. RabbitMQ 3.9 or newer.
 
 Both outlive the nodes: RabbitMQ lets no stream expire. `rabbitmqctl delete_queue <prefix>.log.0` deletes one.
 """
@@ -27,8 +27,9 @@ from roomcast.brokers.log_broker import Intake, LogBroker, Lost
 from roomcast.brokers.log_settings import PARAMETERS, LogSettings, log_settings
 from roomcast.brokers.rabbitmq import RabbitBroker, cancelling, tls_context
 from roomcast.brokers.rabbitmq_link import translated
-from roomcast.brokers.rabbitmq_servers import servers
-from roomcast.brokers.rabbitmq_streams_link import NAME, StreamsLink, exchange_name, queue_name
+from roomcast.brokers.rabbitmq_servers import Server, servers
+from roomcast.brokers.rabbitmq_streams_link import NAME, StreamsLink
+from roomcast.brokers.rabbitmq_streams_messages import exchange_name, queue_name
 from roomcast.core.backlog import Backlog
 from roomcast.core.broker import BrokerConfig
 from roomcast.core.errors import BrokerUnavailable, ConfigurationError, RoomcastError
@@ -72,16 +73,12 @@ class RabbitStreamsDriver:
         opened = False
         try:
             async with asyncio.timeout(within):
-                streams = await asyncio.open_connection(server.host, server.port, ssl=self._tls, limit=_READ_LIMIT)
-                link = StreamsLink(streams, server.url, self._config, intake, lost)
-                await link.log_in()
-                await self._declare(link)
-                await link.look()
-                if behind := intake.places.behind(link.views):  # they lost their end, and the right to their epoch
-                    await self._remove(link, behind)
-                    await self._declare(link)
-                    await link.look()
-                await link.ready()
+                link = await self._log_in(server, intake, lost)
+                if not await link.take_up():
+                    if link.over.is_set():
+                        await link.aclose()
+                        link = await self._log_in(server, intake, lost)
+                    await self._look(link, intake)
             link.check()
             opened = True
             return link  # noqa: TRY300 - the next clauses are for those that are not
@@ -97,6 +94,25 @@ class RabbitStreamsDriver:
             if not opened and link is not None:
                 link.lose("it could not be opened")
                 await link.aclose()
+
+    async def _log_in(self, server: Server, intake: Intake, lost: Lost) -> StreamsLink:
+        streams = await asyncio.open_connection(server.host, server.port, ssl=self._tls, limit=_READ_LIMIT)
+        link = StreamsLink(streams, server.url, self._config, intake, lost)
+        try:
+            await link.log_in()
+        except BaseException:
+            link.lose("it could not be opened")
+            await link.aclose()
+            raise
+        return link
+
+    async def _look(self, link: StreamsLink, intake: Intake) -> None:
+        await self._declare(link)
+        await link.look()
+        if behind := intake.places.behind(link.views):  # they lost their end, and the right to their epoch
+            await self._remove(link, behind)
+            await self._declare(link)
+            await link.look()
 
     async def _declare(self, link: StreamsLink) -> None:
         """Make the streams, or see that they are as asked for.
@@ -175,10 +191,8 @@ class RabbitStreamsDriver:
         server = self._servers[0]
         settings = replace(self._settings, streams=1)
         intake = Intake(self._config, settings, Backlog(1, _always_open))
-        streams = await asyncio.open_connection(server.host, server.port, ssl=self._tls, limit=_READ_LIMIT)
-        link = StreamsLink(streams, server.url, self._config, intake, _nobody)
+        link = await self._log_in(server, intake, _nobody)
         try:
-            await link.log_in()
             count = 0
             while await self._exists(link, count):
                 count += 1

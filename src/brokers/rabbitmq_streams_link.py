@@ -2,28 +2,45 @@
 
 It is a `rabbitmq_link.Link` (frames, confirms, loss) with another use: what is published carries its subject, its time
 and the log's epoch in the header; what is delivered is acknowledged once there is room for more, so that the server
-waits for a node that lags. A stream tells its offsets only with its messages. So a link first publishes a hello and
-sees where that ends up: this is the end of the stream, and the proof that the way round is whole.
+waits for a node that lags. A stream tells its offsets only with its messages, so there are two ways to open a link:
+
+1. `look`: publish a hello and see where that ends up. This is the end of the stream, and the proof that the way round
+   is whole. Then read the beginning, which has the epoch, and what this node read last, when it read before.
+2. `take_up`, after a loss: read each stream on from the last message that was read, that one included. When it comes
+   first, as it was, the stream is the same and has lost nothing: no stream that was deleted, made anew, trimmed or set
+   back has it there. All this is one round trip, with a hello in it; whatever else happens, there is no such link.
 """
 
 import asyncio
 import struct
 import time
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from secrets import token_hex
-from typing import Any, cast
 
 from roomcast.brokers.log_broker import Appending, Entry, Intake, Lost, Once, trimmed
 from roomcast.brokers.log_places import Place, View
 from roomcast.brokers.log_settings import stream_of
-from roomcast.brokers.rabbitmq_link import Inlet, Link, Streams, fail
+from roomcast.brokers.rabbitmq_link import Confirm, Inlet, Link, Streams, fail
+from roomcast.brokers.rabbitmq_streams_messages import (
+    PAGE,
+    Reader,
+    entry_of,
+    exchange_name,
+    holds,
+    is_hello,
+    mark_of,
+    offset_of,
+    queue_name,
+    time_of,
+)
 from roomcast.core.broker import BrokerConfig, Subject
 from roomcast.core.errors import BrokerClosed, BrokerError, BrokerUnavailable, ConfigurationError, ReplayUnavailable
 
 try:
     import aiormq.exceptions as amqp
-    from aiormq.abc import AbstractChannel, DeliveredMessage
+    from aiormq.abc import AbstractChannel
     from pamqp import commands
     from pamqp.body import ContentBody
     from pamqp.frame import marshal
@@ -33,9 +50,10 @@ except ImportError as exc:
 
 NAME = "amqp+streams"
 _BATCH = 64 * 1024
-_PAGE = 512
 _PREFETCH = 1024
 """Messages that may be on their way to this node, and a chunk more; half of them are acknowledged at once."""
+_PATIENCE = 0.5
+"""Seconds in which a message that was read before has to come again, once a later one is written."""
 _HEAD = struct.Struct(">BHI")  # AMQP 0-9-1, 4.2.3: type, channel, size
 _CONTENT = struct.Struct(">HHQHB")  # 4.2.6.1: class, weight, body size, flags; delivery mode
 _FLAGS = (
@@ -43,15 +61,8 @@ _FLAGS = (
 )  # delivery mode, correlation id (the time), type (the subject), app id (epoch)
 _NEWEST = "next"
 
-
-def queue_name(prefix: str, stream: int) -> str:
-    """The name of a stream's queue."""
-    return f"{prefix}.log.{stream}"
-
-
-def exchange_name(prefix: str) -> str:
-    """The name of the exchange that leads to them."""
-    return f"{prefix}.log"
+Message = tuple[int, ContentHeader, bytes]
+"""The number of its stream, its header, its payload."""
 
 
 class StreamsLink(Link):
@@ -74,66 +85,122 @@ class StreamsLink(Link):
         self._unacknowledged = 0
         self._waiting: asyncio.Task[None] | None = None
         self._epochs: list[bytes] = []
+        self._held: list[Message] | None = None  # what comes before the link is known to be good
+        self._proofs: list[asyncio.Future[bool]] = []
 
     @property
     def over(self) -> asyncio.Event:
         """Set once the link is lost or ended."""
         return self.lost
 
-    # Opening, with the client's own calls.
+    # Opening.
 
     async def log_in(self) -> None:
-        """Connect, and let the client handle what comes until `look` is done."""
+        """Connect, and take over the frames of two channels from the client."""
         await self._connection.connect({"connection_name": self._title})
         self._connection.closing.add_done_callback(self._on_closing)
+        traffic, topology = await asyncio.gather(
+            *(self._connection.channel(publisher_confirms=False) for _ in range(2))
+        )
+        self._traffic, self._topology = traffic.number, topology.number
+        limit = self._connection.connection_tune.frame_max
+        self._chunk = limit - 8 if limit else 2**31
+        traffic.frames = Inlet(self._on_traffic)
+        topology.frames = Inlet(self._on_topology)
+        self._on_lost = self._was_lost
+        self._send(marshal(commands.Confirm.Select(nowait=True), self._traffic))
+        self._send(marshal(commands.Basic.Qos(prefetch_count=self._prefetch), self._traffic))
+        self._run(self._write())
 
     async def channel(self) -> AbstractChannel:
-        """A channel for a few calls; an error of the server ends it."""
+        """A channel for a few calls of the client's own; an error of the server ends it."""
         return await self._connection.channel(publisher_confirms=True)
+
+    async def take_up(self) -> bool:
+        """Read on from where this node is, when each stream is seen to be the same; else this link may be lost."""
+        places = self._intake.places.marked
+        if not places:
+            return False
+        self._held = []
+        self._proofs = [self._loop.create_future() for _ in places]
+        for stream, place in enumerate(places):
+            self._consume(stream, place.offset)
+        hellos = [self._hello(stream, token_hex(6), None) for stream in range(self._count)]
+        try:
+            await asyncio.gather(*hellos)
+        except BrokerError:
+            return False
+        await asyncio.wait(self._proofs, timeout=_PATIENCE)  # nothing comes from behind the end
+        if not all(proof.done() and proof.result() for proof in self._proofs):
+            self.lose("the log is not as it was")
+        if self.lost.is_set():
+            return False
+        now = time.time()
+        self._found([View(Place(place.epoch, -1), place, time=now) for place in places])
+        return True
 
     async def look(self) -> None:
         """Find the end, the beginning and the epoch of each stream."""
-        talk = await self.channel()
-        views: list[View] = []
-        for stream in range(self._count):
-            end = await self._end(talk, stream)
-            first, epoch = await self._beginning(stream, end)
-            await self._hello(talk, stream, token_hex(6), epoch)  # so that the epoch stands in what is not trimmed yet
-            views.append(View(Place(epoch, -1), Place(epoch, end), first, time.time()))
+        self._found([await self._view(stream) for stream in range(self._count)])
+
+    async def _view(self, stream: int) -> View:
+        end = await self._end(stream)
+        first, epoch = await self._beginning(stream, end.offset)
+        kept = True
+        for place in self._intake.places.marked[stream : stream + 1]:
+            if place.epoch == epoch and first <= place.offset <= end.offset:
+                kept = await self._has(stream, place)
+        return View(Place(epoch, -1), replace(end, epoch=epoch), first, time.time(), kept)
+
+    def _found(self, views: Sequence[View]) -> None:
         self.views = views
         self._epochs = [view.end.epoch.encode() for view in views]
-        await talk.close()
+        for stream, view in enumerate(views):  # so that the epoch stands in what is not trimmed yet
+            self._hello(stream, token_hex(6), view.end.epoch)
 
-    async def _hello(self, talk: AbstractChannel, stream: int, token: str, epoch: str | None) -> None:
+    def _hello(self, stream: int, token: str, epoch: str | None) -> Confirm:
+        """Publish what only links read; without the epoch, until it is known to be the one of the stream."""
+        confirm: Confirm = self._loop.create_future()
+        self._tag += 1
+        self._unconfirmed[self._tag] = confirm
         properties = commands.Basic.Properties(
             delivery_mode=2, message_id=token, app_id=epoch, correlation_id=str(int(time.time() * 1000))
         )
-        exchange = exchange_name(self._config.prefix)
-        await talk.basic_publish(b"", exchange=exchange, routing_key=str(stream), properties=properties, mandatory=True)
+        self._send(self._route(stream) + marshal(ContentHeader(0, 0, properties), self._traffic))
+        return confirm
 
-    async def _end(self, talk: AbstractChannel, stream: int) -> int:
-        """The offset of a hello that is published now."""
+    async def _end(self, stream: int) -> Place:
+        """Where a hello ends up that is published now."""
         token = token_hex(6)
-        reader = _Reader(await self.channel(), queue_name(self._config.prefix, stream))
+        reader = Reader(await self.channel(), queue_name(self._config.prefix, stream))
         await reader.open(_NEWEST)
         try:
-            await self._hello(talk, stream, token, None)
+            await self._hello(stream, token, None)
             while True:
                 for message in await reader.some():
                     if message.header.properties.message_id == token:
-                        return _offset(message)
+                        return Place("", offset_of(message.header), token)
+        finally:
+            await reader.aclose()
+
+    async def _has(self, stream: int, place: Place) -> bool:
+        """Whether what was read last is still there."""
+        reader = Reader(await self.channel(), queue_name(self._config.prefix, stream))
+        await reader.open(place.offset)
+        try:
+            return holds(place, (await reader.some())[0].header)
         finally:
             await reader.aclose()
 
     async def _beginning(self, stream: int, end: int) -> tuple[int, str]:
         """The first offset, and the epoch: that of the first entry, or the first hello of a log that is whole."""
-        reader = _Reader(await self.channel(), queue_name(self._config.prefix, stream))
+        reader = Reader(await self.channel(), queue_name(self._config.prefix, stream))
         await reader.open("first")
         first, spare = -1, ""
         try:
             while True:
                 for message in await reader.some():
-                    offset, properties = _offset(message), message.header.properties
+                    offset, properties = offset_of(message.header), message.header.properties
                     first = offset if first < 0 else first
                     if properties.app_id:
                         return first, str(properties.app_id)
@@ -143,29 +210,25 @@ class StreamsLink(Link):
         finally:
             await reader.aclose()
 
-    async def ready(self) -> None:
-        """Take over the frames from the client."""
-        traffic, topology = await self.channel(), await self._connection.channel(publisher_confirms=False)
-        await traffic.basic_qos(prefetch_count=self._prefetch)
-        self._traffic, self._topology = traffic.number, topology.number
-        limit = self._connection.connection_tune.frame_max
-        self._chunk = limit - 8 if limit else 2**31
-        traffic.frames = Inlet(self._on_traffic)
-        topology.frames = Inlet(self._on_topology)
-        self._on_lost = self._was_lost
-        self._run(self._write())
-
     def carry(self) -> None:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         """Read each stream on, and watch the link from now on."""
-        for stream in range(self._count):
-            frame = commands.Basic.Consume(
-                queue=queue_name(self._config.prefix, stream),
-                consumer_tag=str(stream),
-                nowait=True,
-                arguments={"x-stream-offset": self._intake.places.of(stream).offset + 1},
-            )
-            self._send(marshal(frame, self._traffic))
+        held, self._held = self._held, None
+        if held is None:
+            for stream in range(self._count):
+                self._consume(stream, self._intake.places.of(stream).offset + 1)
+        else:
+            for message in held:
+                self._take(*message)
         self._run(self._watch(self._config.heartbeat))
+
+    def _consume(self, stream: int, offset: int) -> None:
+        frame = commands.Basic.Consume(
+            queue=queue_name(self._config.prefix, stream),
+            consumer_tag=str(stream),
+            nowait=True,
+            arguments={"x-stream-offset": offset},
+        )
+        self._send(marshal(frame, self._traffic))
 
     def append(self, stream: int, subject: Subject, payload: bytes, once: Once | None) -> Appending:
         """Queue one message; RabbitMQ does not know what was sent before, so numbers are left to receivers."""
@@ -188,21 +251,21 @@ class StreamsLink(Link):
         try:
             async with asyncio.timeout(self._config.connect_timeout):
                 await self._covered(stream, since)
-                reader = _Reader(await self.channel(), queue_name(self._config.prefix, stream))
+                reader = Reader(await self.channel(), queue_name(self._config.prefix, stream))
                 await reader.open(datetime.fromtimestamp(int(since) - 1, UTC))
             last, oldest = -1, since * 1000
             try:
                 while last < until.offset:
                     async with asyncio.timeout(self._config.connect_timeout):
-                        messages = await reader.some(_PAGE)
+                        messages = await reader.some(PAGE)
                     page: list[Entry] = []
                     for message in messages:
-                        offset = _offset(message)
+                        offset = offset_of(message.header)
                         if last >= 0 and offset != last + 1:
                             raise trimmed()
                         last = offset
-                        entry = _entry(until.epoch, offset, message.header, message.body)
-                        if entry is not None and offset <= until.offset and _time(message.header) >= oldest:
+                        entry = entry_of(until.epoch, offset, message.header, message.body)
+                        if entry is not None and offset <= until.offset and time_of(message.header) >= oldest:
                             page.append(entry)
                     if page:
                         yield page
@@ -213,14 +276,14 @@ class StreamsLink(Link):
 
     async def _covered(self, stream: int, since: float) -> None:
         """Refuse when entries that young may be gone: the oldest one there is younger."""
-        reader = _Reader(await self.channel(), queue_name(self._config.prefix, stream))
+        reader = Reader(await self.channel(), queue_name(self._config.prefix, stream))
         await reader.open("first")
         try:
             while True:
                 for message in await reader.some():
-                    if _offset(message) == 0:
+                    if offset_of(message.header) == 0:
                         return
-                    if (moment := _time(message.header)) > 0:
+                    if (moment := time_of(message.header)) > 0:
                         if moment < since * 1000:
                             return
                         raise trimmed()
@@ -232,6 +295,9 @@ class StreamsLink(Link):
     def _was_lost(self, _link: Link) -> None:
         if self._waiting is not None:
             self._waiting.cancel()
+        for proof in self._proofs:
+            if not proof.done():
+                proof.set_result(False)
         if not self._ended:
             self._tell_lost(self, ConnectionError(self.why))
 
@@ -314,13 +380,20 @@ class StreamsLink(Link):
         stream, header = self._from, self._header
         if self.lost.is_set() or header is None or not 0 <= stream < self._count:
             return
-        offset = int(cast("int", (header.properties.headers or {}).get("x-stream-offset", -1)))
-        epoch = self.views[stream].end.epoch
-        entry = _entry(epoch, offset, header, payload)
+        if self._held is None:
+            self._take(stream, header, payload)
+            return
+        self._held.append((stream, header, payload))
+        if not (proof := self._proofs[stream]).done():
+            proof.set_result(holds(self._intake.places.of(stream), header))
+
+    def _take(self, stream: int, header: ContentHeader, payload: bytes) -> None:
+        offset = offset_of(header)
+        entry = entry_of(self.views[stream].end.epoch, offset, header, payload)
         if entry is not None:
             self._intake.take(stream, entry)
-        elif _is_hello(header):
-            self._intake.skip(stream, "", offset, quiet=True)
+        elif is_hello(header):
+            self._intake.skip(stream, mark_of(header), offset, quiet=True)
         else:
             self._intake.skip(stream, "", offset)
         self._unacknowledged += 1
@@ -363,52 +436,3 @@ class StreamsLink(Link):
                         self.lose(await self._silence())
                         return
             await asyncio.sleep(heartbeat / 2)
-
-
-class _Reader:
-    """A consumer by the client's own means, for a few messages."""
-
-    def __init__(self, channel: AbstractChannel, queue: str) -> None:
-        self._channel = channel
-        self._queue = queue
-        self._messages: asyncio.Queue[DeliveredMessage] = asyncio.Queue()
-
-    async def open(self, start: str | datetime) -> None:
-        await self._channel.basic_qos(prefetch_count=_PAGE)
-        await self._channel.basic_consume(
-            self._queue, self._messages.put, arguments=cast("Any", {"x-stream-offset": start})
-        )
-
-    async def some(self, most: int = 64) -> list[DeliveredMessage]:
-        """At least one message, and those behind it; their places are free for others."""
-        messages = [await self._messages.get()]
-        while not self._messages.empty() and len(messages) < most:
-            messages.append(self._messages.get_nowait())
-        last = cast("commands.Basic.Deliver", messages[-1].delivery)
-        await self._channel.basic_ack(last.delivery_tag or 0, multiple=True)
-        return messages
-
-    async def aclose(self) -> None:
-        await self._channel.close()
-
-
-def _offset(message: DeliveredMessage) -> int:
-    return int(cast("int", (message.header.properties.headers or {}).get("x-stream-offset", -1)))
-
-
-def _is_hello(header: ContentHeader) -> bool:
-    return bool(header.properties.message_id) and not header.properties.message_type
-
-
-def _time(header: ContentHeader) -> int:
-    """The milliseconds at which it was published, 0 when it does not say."""
-    text = header.properties.correlation_id or ""
-    return int(text) if text.isascii() and text.isdigit() else 0
-
-
-def _entry(epoch: str, offset: int, header: ContentHeader, payload: bytes) -> Entry | None:
-    """An entry of ours, or None."""
-    properties = header.properties
-    if not properties.message_type or not properties.app_id or not _time(header):
-        return None
-    return Entry(Place(epoch, offset), Subject(properties.message_type), payload)

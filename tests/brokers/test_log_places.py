@@ -1,6 +1,7 @@
 """How far a node has read a log, against a reader that keeps everything it has ever seen."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -81,6 +82,23 @@ def test_a_stream_that_ends_before_its_place_is_behind() -> None:
     assert places.behind([view("a", 7)]) == []
     assert places.behind([view("b", 6)]) == []
     assert Places(1).behind([view("a", 6)]) == []
+
+
+def test_a_stream_that_has_something_else_where_it_was_read_is_behind() -> None:
+    places = met(end=7)
+    assert places.behind([replace(view("a", 9), kept=False)]) == [0]
+    assert places.behind([replace(view("b", 9), kept=False)]) == []
+    assert Places(1).behind([replace(view("a", 9), kept=False)]) == []
+
+
+def test_places_are_marked_when_each_is_known_in_the_brokers_words() -> None:
+    places = Places(2)
+    assert not places.marked
+    places.resume([view("a", 1), view("b", 5)])
+    places.read(0, Place("a", 2, "two"))
+    assert not places.marked
+    places.read(1, Place("b", 6, "six"))
+    assert places.marked == [Place("a", 2, "two"), Place("b", 6, "six")]
 
 
 def test_a_stream_that_was_never_met_has_no_place() -> None:

@@ -4,17 +4,29 @@ import asyncio
 import importlib
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
 
 import pytest
+from pamqp import commands
 
 from roomcast.brokers.rabbitmq_streams import RabbitStreamsBroker
-from roomcast.core.broker import BrokerConfig, Gap
+from roomcast.brokers.rabbitmq_streams_link import StreamsLink
+from roomcast.core.broker import BrokerConfig, Delivery, Gap, Subject
 from roomcast.core.errors import ConfigurationError, ReplayUnavailable
 from tests.brokers.checks_log import at, log_of, patient, replayed
-from tests.brokers.cluster import Cluster, closing, deleted, gaps, payloads, send
+from tests.brokers.cluster import Cluster, Event, Node, closing, deleted, gaps, payloads, send
 from tests.brokers.log_tampers import RabbitTamper, amqp_channel
 from tests.proxy import TcpProxy
 from tests.services import SharedBrokers
+
+ARGUMENTS: dict[str, Any] = {
+    "x-queue-type": "stream",
+    "x-max-age": "300s",
+    "x-max-length-bytes": 256 * 1024**2,
+    "x-stream-max-segment-size-bytes": 32 * 1024**2,
+}
+"""Of a stream with the default settings."""
 
 
 @pytest.fixture
@@ -93,23 +105,90 @@ async def test_what_is_trimmed_with_its_segment_is_counted_and_not_replayed_as_i
     assert caught.value.reason == "trimmed"
 
 
-async def test_a_log_that_begins_again_while_the_link_is_down_is_another_one(cluster: Cluster) -> None:
-    """Its offsets begin again too: whoever waited at the old place would wait for ever."""
-    near = await cluster.node(linked=True, everything=True)
+@pytest.mark.parametrize("count", [1, 60])
+async def test_a_log_that_begins_again_while_the_link_is_down_is_another_one(cluster: Cluster, count: int) -> None:
+    """Its offsets begin again too: whoever waited at the old place would wait for ever, or begin in the middle."""
     (subject,) = cluster.subjects(1)
+    near, far, _ = await away(cluster, subject)
+    await RabbitTamper().delete(cluster)
+    sent = [b"after %d" % number for number in range(count)]
+    for payload in sent:
+        await patient(cluster, partial(far.broker.publish, subject, payload))
+    await cluster.link.accept()
+    events = await near.hear_payload(sent[-1])
+    assert gaps(events) == [Gap("reconnected", missed=0), Gap("trimmed")]
+    assert payloads(events) == sent
+
+
+@pytest.mark.parametrize("count", [0, 60])
+async def test_a_log_that_lost_its_end_begins_again(cluster: Cluster, count: int) -> None:
+    """As a disk that was set back has it: the same life, with fewer entries, or with others where some were read."""
+    (subject,) = cluster.subjects(1)
+    near, _, heard = await away(cluster, subject)
+    await RabbitTamper().delete(cluster)
+    queue, epoch = f"{cluster.prefix}.log.0", at(heard[-1]).epoch
+    async with amqp_channel(cluster) as channel:
+        await channel.queue_declare(queue, durable=True, arguments=ARGUMENTS)
+        for number in range(1 + count):
+            properties = commands.Basic.Properties(
+                delivery_mode=2, message_type=subject, app_id=epoch, correlation_id=str(number + 1)
+            )
+            await channel.basic_publish(b"other", routing_key=queue, properties=properties)
+    await cluster.link.accept()
+    await near.hear_gap("reconnected")
+    assert gaps(await near.hear_gap("trimmed")) == [Gap("trimmed")]
+    late = await cluster.node()
+    await late.broker.publish(subject, b"end")
+    heard = await near.hear_payload(b"end")
+    assert payloads(heard) == [b"end"]
+    assert at(heard[-1]).epoch != epoch
+
+
+@pytest.mark.parametrize("streams", ["1", "3"])
+async def test_a_log_that_is_as_it_was_is_read_on_without_another_look(
+    cluster: Cluster, streams: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link is back after few round trips; what was missed comes behind the gap that tells of it (rule 8)."""
+    subjects = cluster.subjects(5)
+    near, far, _ = await away(cluster, *subjects, parameters={"streams": streams})
+    missed = [b"missed %d" % number for number in range(20)]
+    for number, payload in enumerate(missed):
+        await far.broker.publish(subjects[number % 5], payload)
+    monkeypatch.setattr(StreamsLink, "look", None)
+    for _ in range(2):
+        await cluster.link.accept()
+        back, *events = await near.hear_gap("reconnected")
+        assert (back, events) == (Gap("reconnected", missed=0), [])
+        for number, subject in enumerate(subjects):
+            await far.broker.publish(subject, b"end %d" % number)
+        heard: list[Event] = []
+        for _ in subjects:
+            heard += await near.hear(
+                lambda event: isinstance(event, Delivery) and event.payload[:3] == b"end", "an end"
+            )
+        assert not gaps(heard)
+        assert {payload for payload in payloads(heard) if payload[:3] != b"end"} == set(missed)
+        assert len(payloads(heard)) == len(missed) + len(subjects)
+        missed.clear()
+        await lose(cluster, near)
+
+
+async def away(cluster: Cluster, *subjects: Subject, **changes: Any) -> tuple[Node, Node, list[Event]]:
+    """A node that has read something and lost its link, and one that keeps its own."""
+    near, far = await cluster.node(linked=True, everything=True, **changes), await cluster.node(**changes)
     for number in range(20):
-        await near.broker.publish(subject, b"%d" % number)
-    await near.hear_payload(b"19")
+        await near.broker.publish(subjects[number % len(subjects)], b"%d" % number)
+    heard: list[Event] = []
+    while len(heard) < 20:
+        heard += await near.hear(lambda event: isinstance(event, Delivery), "what it sent")
+    await lose(cluster, near)
+    return near, far, heard
+
+
+async def lose(cluster: Cluster, near: Node) -> None:
     cluster.link.refuse()
     await cluster.link.cut()
     await near.hear_gap("disconnected")
-    await RabbitTamper().delete(cluster)
-    far = await cluster.node()
-    await patient(cluster, lambda: far.broker.publish(subject, b"after"))
-    await cluster.link.accept()
-    events = await near.hear_payload(b"after")
-    assert gaps(events) == [Gap("reconnected", missed=0), Gap("trimmed")]
-    assert payloads(events) == [b"after"]
 
 
 async def test_a_queue_of_another_kind_is_refused(cluster: Cluster) -> None:
