@@ -12,7 +12,8 @@
 4. A link that is over is waited for until nothing of it is left, then replaced.
 5. The first attempt is made at once, unless the link was lost within `SETTLED`: a server that cuts this node each time
    it connects is not to be connected to in a tight loop. Then come attempts with pauses that grow.
-6. It never gives up, and says why it cannot connect once for each reason. Cancelled, it drops the link.
+6. It never gives up, and says why it cannot connect once for each reason. Cancelled, it drops the link, even when the
+   attempt took the cancellation for an error of the connection, as a client library may.
 """
 
 import asyncio
@@ -108,7 +109,16 @@ async def keep(
                         _logger.warning("Trying to restore the link: %s", said)
                 else:
                     break
+                finally:
+                    if cancelling():
+                        raise asyncio.CancelledError
             restored()
             since, said = loop.time(), ""
     finally:
         await drop(link)
+
+
+def cancelling() -> bool:
+    """Whether somebody has cancelled this task, whatever has become of that; a client library may keep it to itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -228,6 +228,7 @@ class LogBroker:
         finally:
             self._keeper = None
         if self._closed:
+            await self._drop(link)
             raise self._error(BrokerClosed)
         keeping = keep(link, self._connect, self._drop, self._restored, longest=_LONGEST_DELAY)
         self._keeper = asyncio.create_task(keeping, name=f"roomcast-{self._driver.name}-link")

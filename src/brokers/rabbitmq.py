@@ -30,7 +30,7 @@ from dataclasses import replace
 from typing import ClassVar
 from urllib.parse import parse_qsl
 
-from roomcast.brokers.attempts import each_once
+from roomcast.brokers.attempts import cancelling, each_once
 from roomcast.brokers.rabbitmq_link import Confirm, Link, closed, fail, translated
 from roomcast.brokers.rabbitmq_servers import servers
 from roomcast.core.arrivals import Arrivals
@@ -262,9 +262,3 @@ def tls_context(options: Mapping[str, str]) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def cancelling() -> bool:
-    """Whether a CancelledError in this task was sent by somebody; aiormq makes up its own."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

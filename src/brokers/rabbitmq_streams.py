@@ -22,10 +22,10 @@ from functools import partial
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
-from roomcast.brokers.attempts import each_once
+from roomcast.brokers.attempts import cancelling, each_once
 from roomcast.brokers.log_broker import Intake, LogBroker, Lost
 from roomcast.brokers.log_settings import PARAMETERS, LogSettings, log_settings
-from roomcast.brokers.rabbitmq import RabbitBroker, cancelling, tls_context
+from roomcast.brokers.rabbitmq import RabbitBroker, tls_context
 from roomcast.brokers.rabbitmq_link import translated
 from roomcast.brokers.rabbitmq_servers import Server, servers
 from roomcast.brokers.rabbitmq_streams_link import NAME, StreamsLink

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from contextlib import suppress
 
 import pytest
 
@@ -87,11 +88,15 @@ class Kept:
         self.tried: list[float] = []
         self.restored = asyncio.Queue[float]()
         self.dropped: list[Link] = []
+        self.deaf = False
         self.task = asyncio.create_task(keep(self.links[0], self.connect, self.drop, self.tell, longest=0.3))
 
     async def connect(self) -> Link:
         assert self.links[-1].gone, "rule 4"
         self.tried.append(asyncio.get_running_loop().time())
+        if self.deaf:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
         if self.errors and (error := self.errors.pop(0)):
             raise BrokerUnavailable(error, broker="test")
         self.links.append(Link(len(self.links)))
@@ -135,6 +140,18 @@ async def test_rule_5_a_link_that_is_cut_at_once_is_not_replaced_in_a_tight_loop
     await asyncio.sleep(SETTLED + 0.1)
     assert await kept.lose() == 0
     await kept.end()
+
+
+@pytest.mark.parametrize("error", ["", "away"])
+@virtual
+async def test_rule_6_a_cancellation_that_an_attempt_keeps_to_itself_is_one(error: str) -> None:
+    kept = Kept(error)
+    await asyncio.sleep(SETTLED + 0.1)
+    kept.deaf = True
+    kept.links[-1].over.set()
+    await asyncio.sleep(0.1)
+    await kept.end()
+    assert kept.task.cancelled()
 
 
 @virtual

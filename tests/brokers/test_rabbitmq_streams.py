@@ -124,7 +124,8 @@ async def test_a_log_that_begins_again_while_the_link_is_down_is_another_one(clu
 async def test_a_log_that_lost_its_end_begins_again(cluster: Cluster, count: int) -> None:
     """As a disk that was set back has it: the same life, with fewer entries, or with others where some were read."""
     (subject,) = cluster.subjects(1)
-    near, _, heard = await away(cluster, subject)
+    near, far, heard = await away(cluster, subject)
+    await far.broker.aclose()  # it would make the stream anew
     await RabbitTamper().delete(cluster)
     queue, epoch = f"{cluster.prefix}.log.0", at(heard[-1]).epoch
     async with amqp_channel(cluster) as channel:
