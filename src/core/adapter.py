@@ -319,7 +319,8 @@ class Adapter(Clients, Services):
         if kwargs.get("ignore_queue"):
             if not self._overtaken(sid, namespace) or self._is_going(sid, namespace):
                 self.basic_disconnect(sid, namespace)
-        elif self._rooms.client(namespace, sid) is not None:
+        elif (client := self._rooms.client(namespace, sid)) is not None:
+            self.send_away(client)
             await self.server.disconnect(sid, namespace=namespace, ignore_queue=True)
         else:
             await self._disconnect_elsewhere(sid, namespace)

@@ -3,7 +3,8 @@
 1. Each request is answered, also when nobody is addressed, and when it cannot be done (`Reply.error`).
 2. Who is addressed is decided when the request is handled, in order with the emits of the node that asks.
 3. A join is answered once emits to the rooms reach this node; a disconnect once the application's handlers are done.
-   A client that was admitted but whose connect handler still runs cannot be disconnected, and is not counted.
+   A client that was admitted but whose connect handler still runs cannot be disconnected, and is not counted; one that
+   has come back is refused then.
 4. A long answer goes in parts, each one sent when the asking node wants it. An answer that nobody asks on for
    `_PATIENCE` seconds, or whose asker is gone, is forgotten. One more than `_ANSWERS` at a time is refused.
 """

@@ -7,6 +7,8 @@
 3. A client that was restored gets what it missed once its connect handler has accepted it, also with `always_connect`.
 4. A handler that ends when its client has come back already, on another connection, has no say in that: what it was
    about is over, be it a connect handler that agrees or refuses, or a disconnect handler.
+5. A client that was restored is refused, whatever its connect handler says, when the application has disconnected it
+   meanwhile: others know its sid. Of a new client nobody does, and nothing happens, as with python-socketio alone.
 """
 
 from contextvars import ContextVar
@@ -141,18 +143,24 @@ class Doorway:
         return send_packet
 
     def trigger_event(self, trigger: Any) -> Any:
-        """Leave out the connect handler of a restored client, where that is wanted."""
+        """Rule 5; and leave out the connect handler of a restored client, where that is wanted."""
 
         async def trigger_event(event: str, namespace: str, *args: Any) -> Any:
-            if event == "connect" and self.recoveries.settings.skip_connect_handler:
-                client = self._rooms.client(namespace, args[0])
-                if client is not None and client.session is not None and client.session.term:
-                    return None
-            try:
+            if event != "connect":
                 return await trigger(event, namespace, *args)
+            client = self._rooms.client(namespace, args[0])
+            served = None if client is None else client.session
+            restored = served is not None and served.term > 0
+            if restored and served.unwanted:
+                return False
+            if restored and self.recoveries.settings.skip_connect_handler:
+                return None
+            try:
+                agreed = await trigger(event, namespace, *args)
             finally:
-                if event == "connect" and (turn := _turn.get()) is not None:
+                if (turn := _turn.get()) is not None:
                     turn.decided = True
+            return False if restored and served.unwanted else agreed
 
         return trigger_event
 

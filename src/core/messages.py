@@ -325,12 +325,14 @@ class Part(msgspec.Struct, array_like=True, tag=24, frozen=True):
 
     Attributes:
         number: of its last description in this term, 0 when there was none.
+        sent_away: with `over`, the application wants that, also when another node has resumed the session just before.
     """
 
     pid: Pid
     term: Count
     over: bool = False
     number: Count = 0
+    sent_away: bool = False
 
 
 class Resume(msgspec.Struct, array_like=True, tag=25, frozen=True):

@@ -35,7 +35,7 @@ from roomcast.core.packets import Packets, Parts
 from roomcast.core.rooms import Client, Rooms
 from roomcast.core.served import Served
 from roomcast.core.serving import Serving
-from roomcast.core.sessions import Asked, Denied, Granted, News, Session, missed
+from roomcast.core.sessions import Asked, Denied, Ended, Granted, News, Session, missed
 from roomcast.core.tail import Kept, read_place
 from roomcast.core.wish import Wish, look_at, new_pid
 
@@ -94,7 +94,7 @@ class Recoveries:
         self._eio = server.eio
         self._fanout = fanout
         self._packets = packets
-        self.serving.serve(server.eio, fanout)
+        self.serving.serve(server, fanout)
 
     # What the log decides
 
@@ -114,6 +114,8 @@ class Recoveries:
                         self.serving.asked(one.session)
                     if one.node == node:
                         self._wait(one)
+                case Ended() if one.session.owner == node:
+                    self.serving.ended(one.session)
                 case _:
                     pass
         self._node.stats.sessions_forgotten = self.reader.table.forgotten
@@ -287,7 +289,7 @@ class Recoveries:
         """A client that is away shall not come back."""
         session = self.reader.table.by_sid(sid)
         if session is not None and session.parted is not None:
-            self.serving.say(Part(session.keep.pid, session.term, over=True))
+            self.serving.say(Part(session.keep.pid, session.term, over=True, sent_away=True))
 
     def data(self, sid: str, namespace: str) -> dict[str, Any] | None:
         """What the application stored with a client that is away; None when it is not."""

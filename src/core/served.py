@@ -38,6 +38,7 @@ class Served:
         number: of that description in this term.
         told: that description is on its way to all.
         parting: nothing that happens to the client changes it any more.
+        unwanted: the application has sent the client away before its connect handler was done.
         timer: the shell's.
     """
 
@@ -58,6 +59,7 @@ class Served:
         "term",
         "timer",
         "told",
+        "unwanted",
     )
 
     def __init__(self, pid: str, client: Client, namespace: str, *, born: int, identity: str) -> None:
@@ -74,6 +76,7 @@ class Served:
         self.number = 0
         self.told = True
         self.parting = False
+        self.unwanted = False
         self.timer: Any = None
         self._stays: dict[Room, int] = {}
         self._left: list[Stay] = []

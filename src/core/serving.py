@@ -3,8 +3,10 @@
 1. A client that disconnects, is disconnected or refused has no session any more. One whose connection is lost does.
 2. What can change a session (a room, the session data) is told to all within `_SETTLE`, and everything again in each
    half window.
-3. A session that is asked for is given up when its client does not answer a ping.
-4. A session of which the latest cannot be told (it has too many rooms for a message, or nothing can be sent) cannot be
+3. A client that has come back is known to others by its sid: when the application sends it away before its connect
+   handler is done, its session is over, and it is refused (`doorway`).
+4. A session that is asked for is given up when its client does not answer a ping.
+5. A session of which the latest cannot be told (it has too many rooms for a message, or nothing can be sent) cannot be
    resumed until it can: what was told before is not all of it.
 """
 
@@ -21,7 +23,7 @@ from roomcast.core.messages import Message, Part, Refuse
 from roomcast.core.node import Node
 from roomcast.core.options import Recovery
 from roomcast.core.probe import Probe
-from roomcast.core.rooms import Client
+from roomcast.core.rooms import Client, State
 from roomcast.core.served import Served
 from roomcast.core.sessions import Session
 from roomcast.core.subjects import Room
@@ -52,11 +54,12 @@ class Serving:
         self._again = settings.window * (1 / 2 - 1 / PERIODS)
         self._closed = False
 
-    def serve(self, eio: Any, fanout: FanOut) -> None:
+    def serve(self, server: Any, fanout: FanOut) -> None:
         """The clients are those of this server."""
-        self._eio = eio
+        self._server = server
+        self._eio = server.eio
         self._fanout = fanout
-        self._probe = Probe(eio, self._settings.patience / 3)
+        self._probe = Probe(server.eio, self._settings.patience / 3)
 
     def say(self, message: Message) -> bool:
         """Say something of a session to all; False when it cannot be sent."""
@@ -71,7 +74,7 @@ class Serving:
 
     def connected(self, client: Client) -> None:
         """A client is accepted: from now on it can come back."""
-        if (served := client.session) is not None and not self._closed:
+        if (served := client.session) is not None and not served.unwanted and not self._closed:
             self._served[served.pid] = served
             self._keep(served)
 
@@ -101,7 +104,7 @@ class Serving:
         if (served := _lasting(client)) is not None:
             self._change(served)
 
-    # What is told of them (rules 2 and 4)
+    # What is told of them (rules 2 and 5)
 
     def flush(self) -> None:
         """Tell what has changed, now."""
@@ -153,10 +156,10 @@ class Serving:
         told = (served.told or self._node.carries(keep)) and self.say(keep)
         if served.told and not told:
             logger.warning("roomcast: a session cannot be kept: it has too many rooms, or nothing can be sent")
-            self.say(Part(served.pid, served.term, over=True))  # rule 4
+            self.say(Part(served.pid, served.term, over=True))  # rule 5
         served.told = told
 
-    # Clients that go (rules 1 and 3)
+    # Clients that go (rules 1, 3 and 4)
 
     def parting(self, client: Client, *, sent_away: bool) -> None:
         """A client is going: what it leaves behind is what it has now.
@@ -182,10 +185,19 @@ class Serving:
             self._part(served, over=not served.parting and self.here(client.eio_sid))
 
     def send_away(self, client: Client) -> None:
-        """The application wants a client to go that is going already: it shall not come back."""
-        if (served := client.session) is not None and served.parting:
+        """The application wants a client to go that is going already, or is not back yet: it shall not come back."""
+        served: Served | None = client.session
+        if served is None:
+            return
+        served.unwanted |= served.term > 0 and client.state is State.CONNECTING
+        if served.parting or served.unwanted:
             self._drop(served)
-            self.say(Part(served.pid, served.term, over=True))
+            self.say(Part(served.pid, served.term, over=True, sent_away=True))
+
+    def ended(self, session: Session) -> None:
+        """A session of this node was ended as it was resumed."""
+        if (served := self._served.get(session.keep.pid)) is not None:
+            self._node.spawn(self._server.disconnect(served.client.sid, namespace=served.namespace))
 
     def _part(self, served: Served, *, over: bool) -> None:
         if self._drop(served):
@@ -210,7 +222,7 @@ class Serving:
             self._node.spawn(self._test(served))
 
     async def _test(self, served: Served) -> None:
-        """Rule 3."""
+        """Rule 4."""
         client = served.client
         alive = await self._probe.answers(client.eio_sid)
         if self._served.get(served.pid) is not served or served.parting:

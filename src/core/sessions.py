@@ -5,7 +5,9 @@ A session is served by one node, its owner, or free. Its term counts its owners.
 1. Only the owner's word counts about a session that it serves, in its term; a later term wins over an earlier one.
 2. A session is free once its owner has parted with it, or is lost. It can be resumed within the window since then, and
    the first to ask in the log becomes its owner, in the next term. An owner that names another description than the
-   last one here said more than the log has: the session is over, for what it was is not known.
+   last one here said more than the log has: the session is over, for what it was is not known. Anyone may say of a
+   free session that it is over, and that its client is sent away: then also when somebody has resumed it just before
+   that, and its new owner does so.
 3. Who asks for a session that is served waits: its owner is told to test the connection. It then parts with it, and
    the first who waits becomes the owner, who is told the same for the others: a client may have asked twice, because
    its first new connection broke as well. Or it refuses, and nobody waits any more.
@@ -126,7 +128,14 @@ class Asked:
     request: int
 
 
-News = Granted | Denied | Asked
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A session was ended in the very moment in which it was resumed: its owner shall send its client away (rule 2)."""
+
+    session: Session
+
+
+News = Granted | Denied | Asked | Ended
 
 
 class Sessions:
@@ -190,10 +199,10 @@ class Sessions:
         return ()
 
     def part(self, origin: str, part: Part, sent: float) -> Sequence[News]:
-        """An owner parts with a session (rule 2), or, when nobody serves it, anyone says that it is over."""
+        """An owner parts with a session, or, when nobody serves it, anyone says that it is over (rule 2)."""
         session = self._all.get(part.pid)
         if session is None or part.term != session.term:
-            return ()
+            return () if session is None else self._end(session, part)
         over = part.over or part.number != session.number
         if session.parted is not None:
             if part.over:
@@ -289,6 +298,13 @@ class Sessions:
         session.term += 1
         self._served.setdefault(node, {})[session.keep.pid] = session
         return (Granted(session, node, request), *(Asked(session, *one) for one in session.waiting))
+
+    def _end(self, session: Session, part: Part) -> Sequence[News]:
+        """It may have been free for who sent its client away, and have been resumed just before (rule 2)."""
+        if not (part.over and part.sent_away) or part.term != session.term - 1 or session.parted is not None:
+            return ()
+        self._forget(session)
+        return (Ended(session), *self._deny(session, "over"))
 
     @staticmethod
     def _deny(session: Session, why: Literal["refused", "over"]) -> list[News]:

@@ -837,6 +837,82 @@ async def test_whom_the_application_sends_away_while_its_disconnect_handler_runs
     assert not (await client.connect(nodes[1])).recovered
 
 
+@pytest.mark.parametrize("by", ["its handler", "its node", "another node"])
+async def test_whom_the_application_sends_away_while_its_connect_handler_runs_is_refused(home: Home, by: str) -> None:
+    """ "A client that was restored is refused, whatever its connect handler says, when the application has disconnected
+    it meanwhile"; also by an operator, and then nothing that was missed is told."""
+    nodes = await home.nodes()
+    client, other = await home.client(nodes[0]), await home.client(nodes[1])
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def connect(sid: str, environ: dict[str, Any], _auth: Any) -> None:
+        if environ["roomcast.recovered"]:
+            if by == "its handler":
+                await nodes[1].sio.disconnect(sid)
+            else:
+                begun.set()
+                await go.wait()
+
+    nodes[1].sio.on("connect", connect)
+    await home.away(nodes[0], client, 1)
+    await client.ask(nodes[1])
+    if by == "its node":
+        await begun.wait()
+        assert await nodes[1].adapter.to(client.sid).disconnect_sockets() == 0, "it is not connected yet"
+    elif by == "another node":
+        await begun.wait()
+        await nodes[0].sio.disconnect(client.sid)
+    go.set()
+    await client.answered()
+    assert client.refusal
+    assert nodes[1].sio.rooms(client.sid) == []
+    await client.connect(nodes[0])
+    assert not client.recovered
+    assert await home.end(nodes[0], client, other) == [[], events([1])]
+
+
+async def test_with_always_connect_the_application_can_send_away_whoever_comes_back(home: Home) -> None:
+    node = await home.node(server={"always_connect": True})
+    client = await home.client(node)
+
+    async def connect(sid: str, environ: dict[str, Any], _auth: Any) -> None:
+        if environ["roomcast.recovered"]:
+            await node.sio.disconnect(sid)
+
+    node.sio.on("connect", connect)
+    await home.away(node, client, 1)
+    await client.connect(node)
+    await asyncio.wait_for(client.over.wait(), 5)
+    node.sio.on("connect", lambda _sid, _environ, _auth: None)
+    assert not (await client.connect(node)).recovered
+    assert await home.end(node, client) == [[]]
+
+
+async def test_a_new_client_cannot_be_sent_away_before_it_is_accepted_as_with_python_socketio(home: Home) -> None:
+    (node,) = await home.nodes(1)
+
+    async def connect(sid: str, _environ: Any, _auth: Any) -> None:
+        await node.sio.disconnect(sid)
+
+    node.sio.on("connect", connect)
+    client = await home.client(node)
+    await emit(node, [1], to=client.sid)
+    assert await home.end(node, client) == [events([1])]
+
+
+async def test_whom_the_application_sends_away_in_the_moment_in_which_it_comes_back_goes(home: Home) -> None:
+    """The node that says so has not read yet that the session is somebody's again."""
+    nodes = await home.nodes(skip_connect_handler=True)
+    client = await home.client(nodes[0])
+    await home.away(nodes[0], client, 1)
+    await until(lambda: free(nodes[1]) == 1, what="the session to be free")
+    end = Part(client.pid, 0, over=True, sent_away=True)
+    await client.connect(nodes[0])
+    nodes[1].inside._recoveries.serving.say(end)
+    await asyncio.wait_for(client.over.wait(), 5)
+    assert not (await client.connect(nodes[0])).recovered
+
+
 # What cannot be given back
 
 

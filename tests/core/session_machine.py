@@ -15,7 +15,7 @@ from roomcast.core.errors import ReplayUnavailable
 from roomcast.core.messages import Emit, Keep, Lost, Message, Packet, Part, Refuse, Resume, Seize, Stay
 from roomcast.core.rooms import Client
 from roomcast.core.served import Served
-from roomcast.core.sessions import Asked, Denied, Granted, News, Sessions, missed
+from roomcast.core.sessions import Asked, Denied, Ended, Granted, News, Session, Sessions, missed
 from roomcast.core.tail import Tail
 
 WINDOW = 100.0
@@ -85,6 +85,7 @@ class Cluster(RuleBasedStateMachine):
         self.people = [Person("ann"), Person("bob")]
         self.owners: dict[tuple[str, int], str] = {}
         self.restored = 0
+        self.ended: dict[str, int] = {}
         self.say("nobody", Part("nothing", 0))
         self.truth = self.new(0)
         self.nodes: list[Model] = []
@@ -183,15 +184,22 @@ class Cluster(RuleBasedStateMachine):
                     if denied.asking is node:
                         self.fresh(node, denied)
                 case Asked() if one.session.owner == node.name:
-                    served, person = node.served.get(one.session.keep.pid, (None, None))
-                    if served is None or person is None:
-                        self.say(node.name, Part(one.session.keep.pid, one.session.term, over=True))
-                    elif person.node is node and person.alive:
-                        self.say(node.name, Refuse(served.pid, served.term))
-                    else:
-                        self.part(node, served, over=False)
+                    self.asked(node, one.session)
+                case Ended() if one.session.owner == node.name:
+                    _, person = node.served.pop(one.session.keep.pid, (None, None))
+                    if person is not None and person.node is node:
+                        person.node, person.alive = None, False
                 case _:
                     pass
+
+    def asked(self, node: Model, session: Session) -> None:
+        served, person = node.served.get(session.keep.pid, (None, None))
+        if served is None or person is None:
+            self.say(node.name, Part(session.keep.pid, session.term, over=True))
+        elif person.node is node and person.alive:
+            self.say(node.name, Refuse(served.pid, served.term))
+        else:
+            self.part(node, served, over=False)
 
     def compare(self, node: Model, pid: str) -> None:
         """A session may have another owner by now."""
@@ -376,6 +384,14 @@ class Cluster(RuleBasedStateMachine):
         if person.asking is not None and (session := person.asking.table.get(person.pid)) is not None:
             self.say(person.asking.name, Seize(person.pid, session.term))
 
+    @rule(who=people, pick=picks)
+    def send_away(self, who: int, pick: int) -> None:
+        """The application ends the session of a client that is away, as far as a node has read."""
+        node, pid = self.nodes[pick], self.people[who].pid
+        if (session := node.table.get(pid)) is not None and session.parted is not None:
+            self.say(node.name, Part(pid, session.term, over=True, sent_away=True))
+            self.ended[pid] = session.term
+
     @precondition(lambda self: len(self.log) > 15)
     @rule(pick=picks, other=picks)
     def take_for_lost(self, pick: int, other: int) -> None:
@@ -423,6 +439,14 @@ class Cluster(RuleBasedStateMachine):
                     and is_meant(message, number, person.sid, person.history)
                 ]
                 assert person.got == due, f"{person.name} has got {person.got}, not {due}"
+
+    @invariant()
+    def nobody_is_restored_who_was_sent_away(self) -> None:
+        """Nor is there who was restored just before; of what is two terms older its node knew too little."""
+        self.read(self.truth, len(self.log))
+        for pid, term in self.ended.items():
+            session = self.truth.table.get(pid)
+            assert session is None or session.term > term + 1
 
     @invariant()
     def nodes_that_have_read_the_same_know_the_same(self) -> None:

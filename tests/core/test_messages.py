@@ -165,7 +165,7 @@ EXAMPLES: list[tuple[Message, str]] = [
         ),
         "9e17a370696402a473696431a12f9293a372656405c09307050681a16b01a16503ff04a26d650705",
     ),
-    (Part("pid", 2, over=True, number=5), "9518a370696402c305"),
+    (Part("pid", 2, over=True, number=5), "9618a370696402c305c2"),
     (Resume(9, "pid"), "931909a3706964"),
     (Refuse("pid", 2), "931aa370696402"),
     (Seize("pid", 2), "931ba370696402"),

@@ -6,7 +6,7 @@ import pytest
 from roomcast.core.messages import Keep, Part, Refuse, Resume, Seize, Stay
 from roomcast.core.rooms import Client
 from roomcast.core.served import Served
-from roomcast.core.sessions import Asked, Denied, Granted, Sessions
+from roomcast.core.sessions import Asked, Denied, Ended, Granted, Sessions
 from roomcast.core.tail import UNKNOWN
 from tests.core.effort import run
 from tests.core.session_machine import Cluster
@@ -76,6 +76,24 @@ def test_rule_2_a_session_is_over_whose_last_description_was_lost() -> None:
     assert [type(one) for one in sessions.resume("b", Resume(1, "p"), 1.0)] == [Granted]
     sessions.part("b", Part("p", 1), 2.0)  # its new owner said nothing of it
     assert [type(one) for one in sessions.resume("c", Resume(1, "p"), 2.0)] == [Granted]
+
+
+def test_rule_2_a_session_that_is_ended_as_it_is_resumed_is_over() -> None:
+    """Who ended it has not read yet that it was."""
+    sessions = table("p")
+    sessions.part("a", Part("p", 0), 1.0)
+    sessions.resume("b", Resume(1, "p"), 1.0)
+    session = sessions.get("p")
+    assert session is not None
+    sessions.resume("c", Resume(2, "p"), 1.0)
+    for late in (Part("p", 0, over=True), Part("p", 0, sent_away=True), Part("p", 2, over=True, sent_away=True)):
+        assert list(sessions.part("a", late, 2.0)) == []
+    assert list(sessions.part("c", Part("p", 0, over=True, sent_away=True), 2.0)) == [
+        Ended(session),
+        Denied("c", 2, "over"),
+    ]
+    assert sessions.get("p") is None
+    assert not sessions.serves("b")
 
 
 def test_rule_3_who_waits_gets_the_session_when_its_owner_parts_or_is_lost_and_nobody_when_it_refuses() -> None:

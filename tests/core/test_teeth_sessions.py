@@ -9,7 +9,7 @@ import pytest
 from roomcast.core import sessions
 from roomcast.core.messages import Keep, Part, Stay
 from roomcast.core.served import Served
-from roomcast.core.sessions import News, Sessions
+from roomcast.core.sessions import News, Session, Sessions
 from roomcast.core.subjects import Room
 from roomcast.core.tail import Kept, Tail
 from tests.core import session_machine
@@ -35,6 +35,13 @@ class LetsAnyonePart(Sessions):
         if session is None:
             return ()
         return super().part(session.owner, msgspec.structs.replace(part, term=session.term), sent)
+
+
+class LetsThemStay(Sessions):
+    """Who was sent away in the moment in which it came back stays."""
+
+    def _end(self, session: Session, part: Part) -> Sequence[News]:  # noqa: ARG002
+        return ()
 
 
 class RepeatsTheLast(Tail):
@@ -79,6 +86,7 @@ def whom_it_was_not_for(
 TWINS: list[tuple[str, Any]] = [
     ("Sessions", ForgetsTheTerm),
     ("Sessions", LetsAnyonePart),
+    ("Sessions", LetsThemStay),
     ("Tail", RepeatsTheLast),
     ("Served", ForgetsWhoLeft),
     ("Served", MarksTooFar),
