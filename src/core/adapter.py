@@ -173,7 +173,9 @@ class Adapter(Clients, Services):
         self._presence.on_gap(gap)  # of the node that is, after a fork as well
         self._claims.on_gap(gap)
 
-    def _away(self, sid: str, namespace: str) -> dict[str, Any] | None:
+    def _known(self, sid: str, namespace: str) -> dict[str, Any] | None:
+        if (client := self._rooms.client(namespace, sid)) is not None:
+            return self._answers.data(client, namespace)
         return None if self._recoveries is None else self._recoveries.data(sid, namespace)
 
     # What the local half tells

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from roomcast.core.clients import Clients
-from roomcast.core.descriptions import describe, handshake
+from roomcast.core.descriptions import describe, handshake, travelled
 from roomcast.core.errors import RoomcastError
 from roomcast.core.messages import CountClients, Disconnect, Fetch, Join, Leave, ListRooms, More, Reply, Selection
 from roomcast.core.node import Node
@@ -143,12 +143,19 @@ class Answers:
             if self._rooms.client(namespace, client.sid) is client
         )
 
+    def data(self, client: Client, namespace: str) -> dict[str, Any] | None:
+        """What the application stored with a client, as a description has it; None when its connection is gone."""
+        gone = client.eio_sid not in self._clients.server.eio.sockets
+        return None if gone else travelled(self._session(client, namespace))
+
     def _describe(self, client: Client, namespace: str) -> bytes:
-        server = self._clients.server
-        socket = server.eio.sockets.get(client.eio_sid)
-        session: object = {} if socket is None else socket.session.get(namespace, {})
-        shaken = handshake(server.environ.get(client.eio_sid, {}), client.auth, client.time)
+        shaken = handshake(self._clients.server.environ.get(client.eio_sid, {}), client.auth, client.time)
+        session = self._session(client, namespace)
         return describe(client.sid, (client.sid, *client.rooms), session, shaken, self._room_in_a_message)
+
+    def _session(self, client: Client, namespace: str) -> object:
+        socket = self._clients.server.eio.sockets.get(client.eio_sid)
+        return {} if socket is None else socket.session.get(namespace, {})
 
     def list_rooms(self, namespace: str) -> Iterator[bytes]:
         """Each room of a namespace with its number of members here, in msgpack."""

@@ -119,6 +119,12 @@ def stored(session: object, limit: int) -> tuple[msgspec.Raw, list[str]]:
     return msgspec.Raw(_encoder.encode(values)), omitted
 
 
+def travelled(session: object) -> dict[str, Any]:
+    """What arrives elsewhere of what an application stored with a client, whatever its size (rule 1)."""
+    values, _ = _values(session)
+    return {name: msgspec.msgpack.decode(value) for name, value in values.items()}
+
+
 def _values(session: object) -> tuple[dict[str, msgspec.Raw], list[str]]:
     values: dict[str, msgspec.Raw] = {}
     omitted: list[str] = []

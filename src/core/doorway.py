@@ -149,18 +149,17 @@ class Doorway:
             if event != "connect":
                 return await trigger(event, namespace, *args)
             client = self._rooms.client(namespace, args[0])
-            served = None if client is None else client.session
-            restored = served is not None and served.term > 0
-            if restored and served.unwanted:
+            restored = None if client is None or client.session is None or not client.session.term else client.session
+            if restored is not None and restored.unwanted:
                 return False
-            if restored and self.recoveries.settings.skip_connect_handler:
+            if restored is not None and self.recoveries.settings.skip_connect_handler:
                 return None
             try:
                 agreed = await trigger(event, namespace, *args)
             finally:
                 if (turn := _turn.get()) is not None:
                     turn.decided = True
-            return False if restored and served.unwanted else agreed
+            return False if restored is not None and restored.unwanted else agreed
 
         return trigger_event
 

@@ -45,23 +45,25 @@ class Gateway(Verbs):
     async def get_session(self, sid: str, namespace: str = "/") -> dict[str, Any]:
         """What the application last stored with a client of any node, by `save_session`.
 
-        With recovery also of one that is away and may still come back. It comes by value: tuples are lists, and what
-        cannot be serialised is left out.
+        On the client's own node also while its connect or disconnect handler runs; with recovery also of one that is
+        away and may still come back. It comes by value: tuples are lists, and what cannot be serialised is left out.
 
         Raises:
             ValueError: there is no such client.
             RequestTimeout: its node did not answer.
         """
-        away = self._away(sid, namespace)
-        if away is not None:
-            return away
-        for socket in await self.namespace(namespace).to(sid).fetch_sockets():
-            if socket.sid == sid:
-                return socket.data
-        raise ValueError(f"There is no client {sid!r:.80} in {namespace!r:.80}, on any node.")
+        operator, node = self.namespace(namespace).to(sid), self._cluster.node
+        while (data := self._known(sid, namespace)) is None:
+            holder = node.holder(sid)
+            for socket in await operator.fetch_sockets():
+                if socket.sid == sid:
+                    return socket.data
+            if node.holder(sid) == holder:  # else it has gone, or moved, meanwhile
+                raise ValueError(f"There is no client {sid!r:.80} in {namespace!r:.80}, on any node.")
+        return data
 
-    def _away(self, sid: str, namespace: str) -> dict[str, Any] | None:  # noqa: ARG002 - who knows overrides it
-        """What is stored with a client that is away, where that is known."""
+    def _known(self, sid: str, namespace: str) -> dict[str, Any] | None:  # noqa: ARG002 - who knows overrides it
+        """What is stored with a client, when this process knows it without asking."""
         return None
 
     async def nodes(self) -> list[NodeInfo]:

@@ -18,7 +18,7 @@ from roomcast.brokers.log_broker import LogBroker
 from roomcast.brokers.memory_log import memory_logs
 from roomcast.core.broker import BrokerConfig
 from roomcast.core.errors import ConfigurationError
-from roomcast.core.messages import Bye, Emit, Keep, Message, Packet, Part, Refuse, Resume, Seize, encode_message
+from roomcast.core.messages import Bye, Emit, Fetch, Keep, Message, Packet, Part, Refuse, Resume, Seize, encode_message
 from roomcast.core.wire import Envelope, Wire
 from tests.adapter.returning import Event, Returning
 from tests.adapter.servers import Cluster, Node, serving
@@ -126,6 +126,10 @@ async def told(node: Node, client: Returning) -> None:
 
 def user_of(_environ: Any, auth: Any) -> str:
     return (auth or {}).get("user", "")  # type: ignore[no-any-return]
+
+
+def accept(_sid: str, _environ: Any, _auth: Any) -> None:
+    """A connect handler."""
 
 
 def has_no_room(_environ: Any, auth: Any) -> bool:
@@ -477,14 +481,75 @@ async def test_what_is_stored_with_a_client_is_read_on_every_node_and_comes_back
         await nodes[0].adapter.get_session("nobody")
 
 
+@pytest.mark.parametrize("how", ["lost", "left", "sent away"])
+async def test_what_is_stored_with_a_client_is_read_in_its_disconnect_handler(home: Home, how: str) -> None:
+    """Also on a node that did not give it its sid, and when all have read that the node serves it no longer."""
+    nodes = await home.nodes()
+    table = nodes[1].inside._recoveries.reader.table
+    read: list[Any] = []
+    done = asyncio.Event()
+
+    async def disconnect(sid: str, _reason: str) -> None:
+        await until(lambda: not table.serves(nodes[1].adapter.host_id), what="the session not to be served")
+        read.append(await nodes[1].adapter.get_session(sid))
+        done.set()
+
+    nodes[1].sio.on("disconnect", disconnect)
+    client = await home.client(nodes[0])
+    await nodes[0].sio.save_session(client.sid, {"name": "Ann"})
+    await client.drop()
+    assert (await client.connect(nodes[1])).recovered
+    if how == "lost":
+        await client.drop()
+    elif how == "left":
+        await client.leave()
+    else:
+        await nodes[0].sio.disconnect(client.sid)
+    await asyncio.wait_for(done.wait(), 5)
+    assert read == [{"name": "Ann"}]
+
+
+async def test_what_is_stored_with_a_client_that_goes_as_its_node_is_asked_is_read_all_the_same(home: Home) -> None:
+    nodes = await home.nodes()
+    client = await home.client(nodes[0])
+    await nodes[0].sio.save_session(client.sid, {"name": "Ann"})
+    await told(nodes[1], client)
+    nodes[0].inside._node.publisher.hold(link_down=True)
+    await client.drop()
+    await until(lambda: nodes[0].inside._rooms.client("/", client.sid) is None, what="the client to be gone")
+    reading = asyncio.ensure_future(nodes[1].adapter.get_session(client.sid))
+    handled = nodes[0].inside._node.handlers
+    answered, fetch = asyncio.Event(), handled[Fetch]
+
+    def answer(origin: str, message: Any) -> None:
+        fetch(origin, message)
+        answered.set()
+
+    handled[Fetch] = answer
+    await asyncio.wait_for(answered.wait(), 5)
+    nodes[0].inside._node.publisher.release()
+    assert await reading == {"name": "Ann"}
+
+
 async def test_without_recovery_what_is_stored_with_a_client_is_read_on_every_node(alone: Cluster) -> None:
     a, b = await alone.pair()
     client = await a.client()
     await a.sio.save_session(client.sid, {"name": "Ann"})
+    read: list[Any] = []
+    done = asyncio.Event()
+
+    async def disconnect(sid: str, _reason: str) -> None:
+        read.append(await a.adapter.get_session(sid))
+        done.set()
+
+    a.sio.on("disconnect", disconnect)
     for node in (a, b):
         assert await node.adapter.get_session(client.sid) == {"name": "Ann"}
         with pytest.raises(ValueError, match="There is no client"):
             await node.adapter.get_session(client.sid, namespace="/chat")
+    await client.socket.disconnect()
+    await asyncio.wait_for(done.wait(), 5)
+    assert read == [{"name": "Ann"}]
 
 
 async def test_the_disconnect_handler_is_done_before_the_client_is_back(home: Home) -> None:
@@ -883,7 +948,7 @@ async def test_with_always_connect_the_application_can_send_away_whoever_comes_b
     await home.away(node, client, 1)
     await client.connect(node)
     await asyncio.wait_for(client.over.wait(), 5)
-    node.sio.on("connect", lambda _sid, _environ, _auth: None)
+    node.sio.on("connect", accept)
     assert not (await client.connect(node)).recovered
     assert await home.end(node, client) == [[]]
 

@@ -138,7 +138,7 @@ async def test_who_comes_too_late_gets_a_fresh_session_and_the_application_knows
             await at.balancer.cut()
             await clients.lost()
             await one.sio.emit("n", 1)
-            await until(lambda: two.inside._away(sid, "/") is None, what="the window is over")
+            await until(lambda: two.inside._known(sid, "/") is None, what="the window is over")
             with pytest.raises(ValueError, match="no client"):
                 await two.adapter.get_session(sid)
             at.balancer.point(two.url)
