@@ -5,7 +5,8 @@
 2. The node asks for the session, in the log, and answers the client once the log has decided. When that gives it the
    session, it takes the client in at that very place: what came before is what the client missed, what comes after is
    new. The client gets the first, then the second, once its connect handler has accepted it.
-3. When not all that was missed can be given, the client gets a fresh session: never a part.
+3. When not all that was missed can be given, the client gets a fresh session: never a part. What it is cannot be said
+   from a place in another epoch of the log, not even that it is nothing.
 4. A session that another node serves is taken from it when that has not answered for `patience`, and then others at
    once, until it is heard again.
 5. A node that has not read something of the log forgets what it knew of the sessions of others.

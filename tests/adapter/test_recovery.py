@@ -1073,12 +1073,13 @@ async def test_what_is_too_large_for_one_node_is_not_left_out_by_it(home: Home) 
 
 @pytest.mark.parametrize("place", ["nonsense", "other.1.0", "epoch.99999999.0"])
 async def test_a_place_that_is_none_of_this_log_gets_a_fresh_session(home: Home, place: str) -> None:
+    """ "What it is cannot be said from a place in another epoch of the log, not even that it is nothing." """
     nodes = await home.nodes()
     client = await home.client(nodes[0])
     await emit(nodes[0], [1], to="red")
     await client.hear("n")
     assert client.place
-    await home.away(nodes[0], client, 2)
+    await home.away(nodes[0], client)
     await client.connect(
         nodes[1], place=place.replace("epoch", client.place.split(".")[0] if "9" in place else "other")
     )
