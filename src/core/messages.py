@@ -325,7 +325,7 @@ class Part(msgspec.Struct, array_like=True, tag=24, frozen=True):
 
     Attributes:
         number: of its last description in this term, 0 when there was none.
-        sent_away: with `over`, the application wants that, also when another node has resumed the session just before.
+        sent_away: with `over`, the application wants that, also when another node has resumed the session since.
     """
 
     pid: Pid

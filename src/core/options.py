@@ -47,7 +47,8 @@ class Recovery:
 
     Attributes:
         window: seconds within which it has to come back.
-        patience: seconds for which a node that still serves a client's earlier connection may take to let go of it.
+        patience: seconds for which a node that still serves a client's earlier connection may take to let go of it, and
+            three times what it may take to say that it is there.
         sessions: how many clients may be away at the same time, in the whole cluster.
         memory: bytes of packets that each node keeps for those who come back.
         session_bytes: bytes of a client's session data that are kept; the largest values beyond them are left out.

@@ -7,8 +7,8 @@
    new. The client gets the first, then the second, once its connect handler has accepted it.
 3. When not all that was missed can be given, the client gets a fresh session: never a part. What it is cannot be said
    from a place in another epoch of the log, not even that it is nothing.
-4. A session that another node serves is taken from it when that has not answered for `patience`, and then others at
-   once, until it is heard again.
+4. A session that another node serves is taken from it when that says nothing of any session for a third of `patience`,
+   and then others at once, until it is heard again; or when it has not answered for `patience` (`silence`).
 5. A node that has not read something of the log forgets what it knew of the sessions of others.
 """
 
@@ -37,6 +37,7 @@ from roomcast.core.rooms import Client, Rooms
 from roomcast.core.served import Served
 from roomcast.core.serving import Serving
 from roomcast.core.sessions import Asked, Denied, Ended, Granted, News, Session, missed
+from roomcast.core.silence import Silence
 from roomcast.core.tail import Kept, read_place
 from roomcast.core.wish import Wish, look_at, new_pid
 
@@ -86,7 +87,7 @@ class Recoveries:
         self.serving = Serving(node, settings, self.reader)
         self._pending: dict[int, _Pending] = {}
         self._numbers = count(1)
-        self._silent: set[str] = set()
+        self._silence = Silence(hearing=settings.patience / 3, patience=settings.patience)
         node.membership.on_left.append(self._on_left)
         node.on_close.append(self._close)
 
@@ -116,14 +117,14 @@ class Recoveries:
                     if one.node == node:
                         self._wait(one)
                 case Ended() if one.session.owner == node:
-                    self.serving.ended(one.session)
+                    self.serving.ended(one.session, whole=one.whole)
                 case _:
                     pass
         self._node.stats.sessions_forgotten = self.reader.table.forgotten
 
     def heard(self, node: str) -> None:
         """A node speaks of sessions: it is not silent (rule 4)."""
-        self._silent.discard(node)
+        self._silence.heard(node)
 
     # Clients that come (rules 1 and 2)
 
@@ -272,13 +273,17 @@ class Recoveries:
         if pending.timer is not None:
             pending.timer.cancel()  # it was for the owner before
         gone = node.membership.has_met and session.owner not in node.peers and session.owner != node.id
-        at_once = gone or session.owner in self._silent
-        seize = partial(self._seize, session.owner, session.keep.pid, session.term)
-        pending.timer = asyncio.get_running_loop().call_later(0 if at_once else self.settings.patience, seize)
+        now = time.monotonic()
+        self._silence.ask(session.owner, now)
+        self._wait_on(pending, session.owner, now, Seize(session.keep.pid, session.term), at_once=gone)
 
-    def _seize(self, owner: str, pid: str, term: int) -> None:
-        self._silent.add(owner)
-        self.serving.say(Seize(pid, term))
+    def _wait_on(self, pending: _Pending, owner: str, asked: float, seize: Seize, *, at_once: bool = False) -> None:
+        left = 0.0 if at_once else self._silence.left(owner, asked, time.monotonic())
+        if left:
+            again = partial(self._wait_on, pending, owner, asked, seize)
+            pending.timer = asyncio.get_running_loop().call_later(left, again)
+        else:
+            self.serving.say(seize)
 
     # Clients that are away
 
@@ -302,7 +307,7 @@ class Recoveries:
     # The node
 
     def _on_left(self, info: NodeInfo, why: Literal["bye", "lost"]) -> None:
-        self._silent.discard(info.id)
+        self._silence.heard(info.id)
         if why == "lost" and self.reader.table.serves(info.id):
             self.serving.say(Lost(info.id))
 

@@ -5,7 +5,8 @@
    half window.
 3. A client that has come back is known to others by its sid: when the application sends it away before its connect
    handler is done, its session is over, and it is refused (`doorway`).
-4. A session that is asked for is given up when its client does not answer a ping.
+4. A session that is asked for is given up when its client does not answer a ping. It is described at once, so that who
+   asks knows that this node is there (`silence`).
 5. A session of which the latest cannot be told (it has too many rooms for a message, or nothing can be sent) cannot be
    resumed until it can: what was told before is not all of it.
 """
@@ -194,10 +195,17 @@ class Serving:
             self._drop(served)
             self.say(Part(served.pid, served.term, over=True, sent_away=True))
 
-    def ended(self, session: Session) -> None:
-        """A session of this node was ended as it was resumed."""
-        if (served := self._served.get(session.keep.pid)) is not None:
+    def ended(self, session: Session, *, whole: bool) -> None:
+        """A session of this node is over: its client is sent away or, when it is not whole, shall come back anew."""
+        served = self._served.get(session.keep.pid)
+        if served is None:
+            return
+        if whole:
             self._node.spawn(self._server.disconnect(served.client.sid, namespace=served.namespace))
+            return
+        logger.warning("roomcast: a client is cut that had come back: there was more to its session than was known")
+        self._part(served, over=True)
+        self._node.spawn(self._fanout.end(served.client))
 
     def _part(self, served: Served, *, over: bool) -> None:
         if self._drop(served):
@@ -218,7 +226,9 @@ class Serving:
         served = self._served.get(session.keep.pid)
         if served is None:
             self.say(Part(session.keep.pid, session.term, over=True))  # what was said of its end was lost
-        elif not served.parting:
+            return
+        self._keep(served)
+        if not served.parting:
             self._node.spawn(self._test(served))
 
     async def _test(self, served: Served) -> None:

@@ -6,13 +6,14 @@ A session is served by one node, its owner, or free. Its term counts its owners.
 2. A session is free once its owner has parted with it, or is lost. It can be resumed within the window since then, and
    the first to ask in the log becomes its owner, in the next term. An owner that names another description than the
    last one here said more than the log has: the session is over, for what it was is not known. Anyone may say of a
-   free session that it is over, and that its client is sent away: then also when somebody has resumed it just before
-   that, and its new owner does so.
+   free session that it is over. Who says that its client is sent away means it, even if somebody has resumed the
+   session since that was decided: then its owner does so.
 3. Who asks for a session that is served waits: its owner is told to test the connection. It then parts with it, and
    the first who waits becomes the owner, who is told the same for the others: a client may have asked twice, because
    its first new connection broke as well. Or it refuses, and nobody waits any more.
-4. An owner that does not answer may have its session seized by someone who waits. What the owner says later is of an
-   earlier term.
+4. An owner that does not answer may have its session seized by someone who waits. What it says later, like what an
+   owner says that was taken for lost, is of an earlier term. When that describes another session than the one that was
+   resumed, the log did not have all of it: the client has come back to a part of its session, which is over.
 5. An owner that was taken for lost and is not takes back what nobody has resumed, by saying again what it serves.
 6. A session that is over is forgotten, and so is one that has been free for two windows here, or served for three
    without a word about it. At most `limit` are free: one more, and the one that has been free for longest is
@@ -44,9 +45,10 @@ class Session:
         parted: since when it is free; None while it is served.
         heard: when this node heard of it last.
         waiting: who asked for it while it is served: nodes and the numbers of their requests.
+        seized: the owner from which it was seized last, in which term, and as what it was described then.
     """
 
-    __slots__ = ("heard", "keep", "marks", "owner", "parted", "term", "waiting")
+    __slots__ = ("heard", "keep", "marks", "owner", "parted", "seized", "term", "waiting")
 
     def __init__(self, owner: str, keep: Keep, heard: float) -> None:
         self.owner = owner
@@ -54,6 +56,7 @@ class Session:
         self.parted: float | None = None
         self.heard = heard
         self.waiting: list[tuple[str, int]] = []
+        self.seized: tuple[str, int, Keep] | None = None
         self.keep = keep
         self.marks: dict[int, int] = {}
         """For a client that got this place last: up to where nothing came after it that was for the client."""
@@ -65,9 +68,11 @@ class Session:
         return self.keep.number if self.keep.term == self.term else 0
 
     def renew(self, owner: str, keep: Keep, heard: float) -> None:
-        """The owner has described it again."""
+        """An owner has described it again."""
         if keep.epoch != self.keep.epoch:
             self.marks.clear()
+        if self.parted is not None:
+            self.seized = None  # it is taken back
         self.owner, self.term, self.parted = owner, keep.term, None
         self.keep, self.heard = keep, heard
         self._mark(keep)
@@ -130,9 +135,14 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A session was ended in the very moment in which it was resumed: its owner shall send its client away (rule 2)."""
+    """A session is over, and its owner does not know: ended as it was resumed (rule 2), or not whole (rule 4).
+
+    Attributes:
+        whole: else the client has come back to a part of it.
+    """
 
     session: Session
+    whole: bool
 
 
 News = Granted | Denied | Asked | Ended
@@ -191,7 +201,7 @@ class Sessions:
             self._served.setdefault(origin, {})[keep.pid] = session
             return ()
         if keep.term < session.term or (keep.term == session.term and origin != session.owner):
-            return ()
+            return self._late(session, origin, keep)
         self._free.pop(keep.pid, None)
         self._unserve(session)
         session.renew(origin, keep, self._now)
@@ -201,8 +211,10 @@ class Sessions:
     def part(self, origin: str, part: Part, sent: float) -> Sequence[News]:
         """An owner parts with a session, or, when nobody serves it, anyone says that it is over (rule 2)."""
         session = self._all.get(part.pid)
+        if session is not None and part.over and part.sent_away and part.term <= session.term:
+            return self._end(session, whole=True)
         if session is None or part.term != session.term:
-            return () if session is None else self._end(session, part)
+            return ()
         over = part.over or part.number != session.number
         if session.parted is not None:
             if part.over:
@@ -247,7 +259,7 @@ class Sessions:
             or all(node != origin for node, _ in session.waiting)
         ):
             return ()
-        return self._set_free(session, sent)
+        return self._set_free(session, sent, seized=True)
 
     def lost(self, node: str, sent: float) -> Sequence[News]:
         """A node is gone: what it served is free (rule 2), and it waits for nothing."""
@@ -257,7 +269,7 @@ class Sessions:
                 if session.waiting:
                     session.waiting = [one for one in session.waiting if one[0] != node]
         for session in tuple(self._served.get(node, {}).values()):
-            news += self._set_free(session, sent)
+            news += self._set_free(session, sent, seized=True)
         return news
 
     # Forgetting
@@ -281,8 +293,10 @@ class Sessions:
         self._served.clear()
         self._free.clear()
 
-    def _set_free(self, session: Session, sent: float) -> Sequence[News]:
+    def _set_free(self, session: Session, sent: float, *, seized: bool = False) -> Sequence[News]:
         self._unserve(session)
+        if seized:
+            session.seized = session.owner, session.term, session.keep
         session.parted, session.heard = sent, self._now
         if session.waiting:
             return self._grant(session, *session.waiting.pop(0))
@@ -299,12 +313,19 @@ class Sessions:
         self._served.setdefault(node, {})[session.keep.pid] = session
         return (Granted(session, node, request), *(Asked(session, *one) for one in session.waiting))
 
-    def _end(self, session: Session, part: Part) -> Sequence[News]:
-        """It may have been free for who sent its client away, and have been resumed just before (rule 2)."""
-        if not (part.over and part.sent_away) or part.term != session.term - 1 or session.parted is not None:
-            return ()
+    def _end(self, session: Session, *, whole: bool) -> Sequence[News]:
+        """It is over, whoever serves it."""
         self._forget(session)
-        return (Ended(session), *self._deny(session, "over"))
+        return (Ended(session, whole), *self._deny(session, "over"))
+
+    def _late(self, session: Session, origin: str, keep: Keep) -> Sequence[News]:
+        """It is described by an owner that it has no more (rule 4)."""
+        if session.seized is None or session.seized[:2] != (origin, keep.term):
+            return ()
+        was = session.seized[2]
+        if (keep.stays, keep.floor, bytes(keep.data)) == (was.stays, was.floor, bytes(was.data)):
+            return ()
+        return self._end(session, whole=False)
 
     @staticmethod
     def _deny(session: Session, why: Literal["refused", "over"]) -> list[News]:

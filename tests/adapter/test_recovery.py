@@ -128,6 +128,11 @@ def user_of(_environ: Any, auth: Any) -> str:
     return (auth or {}).get("user", "")  # type: ignore[no-any-return]
 
 
+async def never(_served: Any) -> None:
+    """Test no connection, and come to no end."""
+    await asyncio.Event().wait()
+
+
 def accept(_sid: str, _environ: Any, _auth: Any) -> None:
     """A connect handler."""
 
@@ -339,6 +344,39 @@ async def test_a_node_that_was_stopped_for_a_while_finds_that_its_client_has_gon
     await client.connect(nodes[0])
     assert client.recovered
     assert await home.end(nodes[1], client) == [events([4])]
+
+
+async def test_a_node_that_had_more_to_say_of_a_client_than_was_known_ends_what_was_given_back_in_part(
+    home: Home,
+) -> None:
+    nodes = await home.nodes()
+    client = await home.client(nodes[0])
+    nodes[0].inside._node.publisher.hold(link_down=True)
+    await nodes[0].sio.enter_room(client.sid, "late")
+    await client.walk_out()
+    assert (await client.connect(nodes[1])).recovered, "nobody knows better"
+    nodes[0].inside._node.publisher.release()
+    await asyncio.wait_for(client.over.wait(), 5)
+    assert not (await client.connect(nodes[1])).recovered
+    assert await home.end(nodes[0], client) == [[]]
+
+
+async def test_a_node_says_at_once_that_it_is_there_when_a_session_is_asked_for(home: Home) -> None:
+    """So that it is given the time that it needs: here, for what never ends."""
+    nodes = await home.nodes(patience=LONG)
+    client, thief = await home.client(nodes[0]), Returning()
+    home.clients.append(thief)
+    serving = nodes[0].inside._recoveries.serving
+    test, serving._test = serving._test, never
+    session = nodes[1].inside._recoveries.reader.table.get(client.pid)
+    number = session.number
+    await thief.ask(nodes[1], pid=client.pid)
+    await until(lambda: session.number > number, what="the owner to be heard")
+    silence, (pending,) = nodes[1].inside._recoveries._silence, nodes[1].inside._recoveries._pending.values()
+    assert silence.left(nodes[0].adapter.host_id, pending.timer.when(), pending.timer.when()) == LONG, "from then on"
+    await test(serving._served[client.pid])
+    await thief.answered()
+    assert not thief.recovered
 
 
 async def test_a_link_to_the_log_that_is_lost_meanwhile_changes_nothing(home: Home) -> None:

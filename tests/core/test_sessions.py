@@ -6,7 +6,7 @@ import pytest
 from roomcast.core.messages import Keep, Part, Refuse, Resume, Seize, Stay
 from roomcast.core.rooms import Client
 from roomcast.core.served import Served
-from roomcast.core.sessions import Asked, Denied, Ended, Granted, Sessions
+from roomcast.core.sessions import Asked, Denied, Ended, Granted, Session, Sessions
 from roomcast.core.tail import UNKNOWN
 from tests.core.effort import run
 from tests.core.session_machine import Cluster
@@ -89,7 +89,7 @@ def test_rule_2_a_session_that_is_ended_as_it_is_resumed_is_over() -> None:
     for late in (Part("p", 0, over=True), Part("p", 0, sent_away=True), Part("p", 2, over=True, sent_away=True)):
         assert list(sessions.part("a", late, 2.0)) == []
     assert list(sessions.part("c", Part("p", 0, over=True, sent_away=True), 2.0)) == [
-        Ended(session),
+        Ended(session, whole=True),
         Denied("c", 2, "over"),
     ]
     assert sessions.get("p") is None
@@ -129,6 +129,34 @@ def test_rule_4_only_who_waits_can_seize() -> None:
     assert list(sessions.seize("b", Seize("p", 0), 2.0)) == [Granted(session, "b", 1)]
     sessions.keep("a", keep(term=0, last=99))
     assert session.keep.last == 0
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_rule_4_what_an_owner_says_late_ends_a_session_that_was_given_back_in_part(lost: bool) -> None:
+    """ "When that describes another session than the one that was resumed, the log did not have all of it" """
+    for late in (keep(), keep(last=70, upto=80)):
+        sessions, session = seized(lost=lost)
+        assert list(sessions.keep("a", late)) == []
+        assert sessions.get("p") is session
+    for change in ({"stays": ()}, {"data": msgspec.Raw(b"\x81\xa1a\x01")}, {"floor": 5}):
+        sessions, session = seized(lost=lost)
+        late = msgspec.structs.replace(keep(), **change)
+        assert list(sessions.keep("b", late)) == list(sessions.keep("a", msgspec.structs.replace(late, term=5))) == []
+        sessions, session = seized(lost=lost)
+        sessions.resume("c", Resume(2, "p"), 3.0)
+        assert list(sessions.keep("a", late)) == [Ended(session, whole=False), Denied("c", 2, "over")]
+        assert sessions.get("p") is None
+
+
+def seized(*, lost: bool) -> tuple[Sessions, Session]:
+    """A session that node "b" has from "a", which did not part with it."""
+    sessions = table("p")
+    session = sessions.get("p")
+    assert session is not None
+    sessions.resume("b", Resume(1, "p"), 1.0)
+    news = sessions.lost("a", 2.0) if lost else sessions.seize("b", Seize("p", 0), 2.0)
+    assert list(news) == [Granted(session, "b", 1)]
+    return sessions, session
 
 
 def test_rule_5_an_owner_that_was_not_lost_takes_back_what_nobody_has() -> None:

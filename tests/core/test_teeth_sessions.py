@@ -40,7 +40,14 @@ class LetsAnyonePart(Sessions):
 class LetsThemStay(Sessions):
     """Who was sent away in the moment in which it came back stays."""
 
-    def _end(self, session: Session, part: Part) -> Sequence[News]:  # noqa: ARG002
+    def part(self, origin: str, part: Part, sent: float) -> Sequence[News]:
+        return super().part(origin, msgspec.structs.replace(part, sent_away=False), sent)
+
+
+class PassesOverWhatComesLate(Sessions):
+    """What an owner says of a session that was taken from it is not looked at."""
+
+    def _late(self, session: Session, origin: str, keep: Keep) -> Sequence[News]:  # noqa: ARG002
         return ()
 
 
@@ -87,6 +94,7 @@ TWINS: list[tuple[str, Any]] = [
     ("Sessions", ForgetsTheTerm),
     ("Sessions", LetsAnyonePart),
     ("Sessions", LetsThemStay),
+    ("Sessions", PassesOverWhatComesLate),
     ("Tail", RepeatsTheLast),
     ("Served", ForgetsWhoLeft),
     ("Served", MarksTooFar),
