@@ -155,7 +155,7 @@ class LogReader:
                 yield origin, message
 
     def unread(self, delivery: Delivery, error: WireError) -> None:
-        """See `Reader.unread`: what is no message for anybody is none for this node."""
+        """See `Reader.unread`: what is no message for anybody, such as a copy of an old one, is none for this node."""
         self._mark(delivery.position, 0)
         if error.kind == "stale":
             self.cut()

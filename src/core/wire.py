@@ -9,8 +9,9 @@ msgpack, an array that newer versions only append to.
 3. With secrets, every envelope is signed (keyed BLAKE2b-256 over the subject and the whole envelope) with the
    first secret and accepted under any; unsigned or wrongly signed ones are refused. A signed envelope sent more
    than `freshness` seconds from the receiver's clock is refused (a log may hold it for as long as it `keeps` things),
-   and so is one that was not sent later than the last one of its origin: it has been played before. So nothing can be
-   forged, moved to another subject, or replayed.
+   and so is one that was not sent later than the last one of its origin: it has been played before. So has one that
+   came too late for anybody: after another that was sent so much later that no clock makes both fresh. So nothing can
+   be forged, moved to another subject, or replayed.
 4. Decoding costs nothing that grows beyond the payload, and raises nothing but `WireError`.
 
 Pure: time is an argument, in microseconds since 1970.
@@ -108,6 +109,7 @@ class Wire:
         self._freshness = round(freshness * 1e6)
         self._oldest = round((freshness + keeps) * 1e6)
         self._last_sent: dict[str, int] = {}
+        self._latest = 0  # of all that was fresh
         self._origins: set[str] = set()
 
     @property
@@ -144,11 +146,13 @@ class Wire:
             self._check_origin(opened.origin)
         if self._keys and now is not None:
             self._check_fresh(opened, now)
+        elif self._keys:
+            self._last_sent[opened.origin] = max(opened.sent, self._last_sent.get(opened.origin, 0))
         return opened
 
     def forget(self, now: int) -> None:
         """Drop what is remembered of origins whose envelopes are too old to be accepted anyway."""
-        oldest = now - self._oldest - self._freshness
+        oldest = min(now, self._latest) - self._oldest - self._freshness
         for origin in [origin for origin, sent in self._last_sent.items() if sent < oldest]:
             del self._last_sent[origin]
 
@@ -178,15 +182,17 @@ class Wire:
         self._origins.add(origin)
 
     def _check_fresh(self, envelope: Opened, now: int) -> None:
+        too_late = envelope.sent < self._latest - self._oldest - self._freshness
+        if too_late or envelope.sent <= self._last_sent.get(envelope.origin, 0):
+            raise WireError("replayed", "A signed payload arrived a second time.")
         if not -self._freshness <= now - envelope.sent <= self._oldest:
             raise WireError(
                 "stale",
                 f"A signed payload was sent {(now - envelope.sent) / 1e6:.1f} s ago: replayed, long delayed, "
                 "or the clocks of the nodes differ.",
             )
-        if envelope.sent <= self._last_sent.get(envelope.origin, 0):
-            raise WireError("replayed", "A signed payload arrived a second time.")
         self._last_sent[envelope.origin] = envelope.sent
+        self._latest = max(self._latest, envelope.sent)
 
 
 def _piecewise(body: memoryview | bytes) -> Opened:

@@ -910,6 +910,25 @@ async def test_a_stranger_among_the_sessions_harms_nobody(home: Home) -> None:
     assert nodes[1].adapter.stats()["refused"]["malformed"] == 4
 
 
+async def test_a_copy_of_what_was_said_long_ago_makes_nobody_forget_a_session(home: Home) -> None:
+    """Whoever may write to the log has old entries of it, though not the secret."""
+    shared = "a secret of the cluster"
+    home.settings["secret"] = shared
+    nodes = await home.nodes()
+    client, away = await home.client(nodes[0]), await home.client(nodes[0])
+    await home.away(nodes[0], away, 1)
+    inside: Any = nodes[1].inside._node
+    old = Envelope("dead", time.time_ns() // 1000 - 86_400_000_000, 0, 1, [msgspec.Raw(encode_message(Bye()))])
+    subject = inside.subjects.sessions
+    await inside._broker.publish(subject, Wire((shared,), max_payload=1 << 20).seal(subject, old))
+    await emit(nodes[1], [2], to="red")
+    await client.hear("n")
+    await client.hear("n")
+    assert nodes[1].adapter.stats()["refused"] == {"replayed": 1}
+    assert (await away.connect(nodes[1])).recovered
+    assert await home.end(nodes[0], away) == [events([1, 2])]
+
+
 async def test_whom_the_application_sends_away_while_its_connection_ends_does_not_come_back(home: Home) -> None:
     nodes = await home.nodes()
     client = await home.client(nodes[0])

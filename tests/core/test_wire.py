@@ -189,11 +189,39 @@ def test_rule_3_forgetting_an_origin_lets_nothing_be_played_again() -> None:
     receiver = wire(SECRET)
     payload = wire(SECRET).seal(SUBJECT, envelope())
     receiver.open(SUBJECT, payload, NOW)
-    receiver.forget(NOW + 60 * SECOND)
-    assert refusal(receiver.open, SUBJECT, payload, NOW + 29 * SECOND) == "replayed"
     receiver.forget(NOW + 61 * SECOND)
-    assert receiver._last_sent == {}  # pyright: ignore[reportPrivateUsage]  # memory shows nowhere else
-    assert refusal(receiver.open, SUBJECT, payload, NOW + 61 * SECOND) == "stale"
+    assert refusal(receiver.open, SUBJECT, payload, NOW + 61 * SECOND) == "replayed"
+    receiver.open(SUBJECT, wire(SECRET).seal(SUBJECT, envelope(origin="b", sent=NOW + 61 * SECOND)), NOW + 61 * SECOND)
+    receiver.forget(NOW + 61 * SECOND)
+    assert list(receiver._last_sent) == ["b"]  # pyright: ignore[reportPrivateUsage]  # memory shows nowhere else
+    assert refusal(receiver.open, SUBJECT, payload, NOW + 61 * SECOND) == "replayed"
+
+
+def test_rule_3_what_came_too_late_for_anybody_is_a_copy_and_what_is_late_here_is_not() -> None:
+    """ "after another that was sent so much later that no clock makes both fresh" """
+    receiver = Wire((SECRET,), max_payload=LIMIT, keeps=60.0)
+
+    def opened(origin: str, sent: int, now: int) -> str:
+        payload = wire(SECRET).seal(SUBJECT, envelope(origin=origin, sent=NOW + sent * SECOND))
+        try:
+            return receiver.open(SUBJECT, payload, NOW + now * SECOND).origin
+        except WireError as exc:
+            return exc.kind
+
+    assert opened("a", 0, 0) == "a"
+    assert opened("b", 1, 92) == "stale", "this node may have been away, and others have accepted it"
+    assert opened("a", 91, 92) == "a"
+    assert opened("c", 1, 125) == "stale", "somebody may have accepted it, by another clock"
+    assert opened("a", 122, 125) == "a"
+    assert opened("c", 1, 125) == "replayed"
+
+
+def test_rule_3_what_a_log_gave_back_at_the_start_is_not_played_again() -> None:
+    receiver = wire(SECRET)
+    first, second = (wire(SECRET).seal(SUBJECT, envelope(sent=NOW + step)) for step in (1, 2))
+    receiver.open(SUBJECT, second, None)
+    assert receiver.open(SUBJECT, first, None).sent == NOW + 1
+    assert refusal(receiver.open, SUBJECT, first, NOW) == refusal(receiver.open, SUBJECT, second, NOW) == "replayed"
 
 
 def test_rule_3_what_a_log_held_may_be_older_by_its_retention_and_is_played_once() -> None:
@@ -202,8 +230,9 @@ def test_rule_3_what_a_log_held_may_be_older_by_its_retention_and_is_played_once
     assert receiver.open(SUBJECT, payload, NOW + 90 * SECOND).sent == NOW
     receiver.forget(NOW + 90 * SECOND)
     assert refusal(receiver.open, SUBJECT, payload, NOW + 90 * SECOND) == "replayed"
-    assert refusal(receiver.open, SUBJECT, payload, NOW + 91 * SECOND) == "stale"
-    assert refusal(receiver.open, SUBJECT, payload, NOW - 31 * SECOND) == "stale"
+    late = Wire((SECRET,), max_payload=LIMIT, keeps=60.0)
+    assert refusal(late.open, SUBJECT, payload, NOW + 91 * SECOND) == "stale"
+    assert refusal(late.open, SUBJECT, payload, NOW - 31 * SECOND) == "stale"
 
 
 def test_rule_3_what_a_log_gives_back_is_verified_and_need_not_be_fresh() -> None:
