@@ -11,7 +11,7 @@ What python-socketio has no words for are the operators (`operator`) and the ver
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Unpack, cast
 
@@ -206,6 +206,8 @@ class Adapter(Clients, Services):
     def _went(self, client: Client) -> None:
         self._owed.drop(client)
         self._claims.went(client.sid)
+        if self._fanout is not None:
+            self._fanout.went(client)
         if self._recoveries is not None:
             self._recoveries.serving.went(client)
 
@@ -475,7 +477,7 @@ class Adapter(Clients, Services):
             if emit.request:
                 self._owed.ask(origin, emit.request, ())
             return
-        clients: Iterable[Client] = self._rooms.select(emit.namespace, emit.rooms, emit.excluded)
+        clients = self._rooms.select(emit.namespace, emit.rooms, emit.excluded)
         if emit.request:
             clients = self._fanout.ready(clients, volatile=emit.volatile)
             number = self._owed.ask(origin, emit.request, clients)

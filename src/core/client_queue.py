@@ -66,6 +66,10 @@ class Keeper(Protocol):
         """Flush a queue soon."""
         ...
 
+    def settle(self, queue: "ClientQueue") -> None:
+        """Put into a queue what was sent to it so far."""
+        ...
+
     def late(self, queue: "ClientQueue") -> None:
         """A queue is more than half full."""
         ...
@@ -151,6 +155,7 @@ class ClientQueue:
 
     def put_nowait(self, item: EioPacket | None) -> None:
         """Put a packet that may not be dropped, or the end (rules 4 and 6)."""
+        self._keeper.settle(self)
         frame = _END if item is None else Frame.own(item)
         if frame.message and not self._fits(frame) and not self._make_way(frame):
             if not self.closed:

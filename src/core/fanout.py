@@ -1,6 +1,9 @@
 """From one packet to many clients: a shared frame, put straight into each client's queue, and written soon after.
 
-1. A packet is put into the queues of all its clients without a suspension; there is no task per recipient.
+1. A packet is put into the queues of all its clients without a suspension; there is no task per recipient. For more
+   than a thousand clients it is put in slices, as in rule 6; nothing overtakes it meanwhile: what else is sent to a
+   client that has still to get it, a packet of python-socketio's or engine.io's own too, finds it in the queue, and so
+   does a client's end. No more than some ten thousand puts are left to do at a time.
 2. What waits for a client is bounded, and a policy decides beyond the bound (`client_queue`).
 3. A client that is closing gets nothing.
 4. A volatile packet is dropped, and counted, for a client for whom others wait.
@@ -15,7 +18,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Collection, Coroutine, Iterable, Mapping
 from typing import Any, cast
 
 from roomcast.core import sweep
@@ -25,14 +28,17 @@ from roomcast.core.held_queue import HeldQueue
 from roomcast.core.pace import Pace
 from roomcast.core.packets import Parts
 from roomcast.core.rooms import Client, State
+from roomcast.core.spread import Spread
 from roomcast.core.stats import Stats
 from roomcast.core.taps import Tap
 from roomcast.core.writers import writer_of
 
 logger = logging.getLogger("roomcast")
 
-_SLICE = 0.004  # seconds of writing before the loop runs
+_SLICE = 0.003  # seconds of putting, and of writing, before the loop runs
 _CLOCK = 16  # queues flushed between two looks at the clock
+_PUTS = 128  # queues put into between two looks at the clock: 0.1 to 0.3 ms, as what they belong to is in the cache
+_MANY = 1_000  # queues put into at once
 _WOKEN = 64  # writers woken per slice: each is a task that takes some 50 us of the next turn
 _CROWD = 20_000  # packets put into queues before the loop ought to run: some 5 ms
 _LOOK = 0.005  # seconds between two looks at clients that are waited for
@@ -59,6 +65,9 @@ class FanOut:
         self.paced = paced
         self.fell_behind = False
         self._due: list[ClientQueue] = []
+        self._spread = Spread[object, Client]()  # by connection
+        self._spreading = False
+        self._sliced = hasattr(server.eio, "create_queue")  # else packets of others go past us
         self._late: dict[ClientQueue, None] = {}
         self._pace = Pace()
         self._put = 0  # since `crowded` was last true
@@ -81,32 +90,17 @@ class FanOut:
             ready.append(client)
         return ready
 
-    def send(self, clients: Iterable[Client], parts: Parts, *, volatile: bool = False) -> None:
+    def send(self, clients: Collection[Client], parts: Parts, *, volatile: bool = False) -> None:
         """Put a packet into the queue of each client (rules 1 to 4)."""
         frame = Frame(parts)
-        size = frame.size
-        due = self._due
-        count = 0
-        for client in clients:
-            queue = client.queue or self._queue_of(client)
-            if queue is None or queue.socket.closed or queue.socket.closing:
-                continue
-            if volatile and queue.busy():
-                self.stats.volatile_dropped += 1
-                continue
-            if queue.direct and not queue.items:  # nothing waits: the usual case, without a call
-                queue.items.append(frame)
-                queue.size = size
-                if not queue.is_due:
-                    queue.is_due = True
-                    if not due:
-                        self._schedule()
-                    due.append(queue)
-            elif not queue.offer(frame):
-                continue
-            count += 1
-        self.stats.deliveries += count
-        self._put += count
+        self._put += len(clients)
+        if len(clients) > _MANY and self._sliced:
+            self._put_later(frame, clients, volatile=volatile)
+            return
+        if self._spread.left:
+            for client in clients:
+                self.settle(client.queue)
+        self._put_now(frame, clients, volatile=volatile)
 
     def hold(self, client: Client, frames: list[Frame]) -> bool:
         """Let a client wait for what it gets from now on, and these before, until `let_go`; False when it is gone."""
@@ -120,7 +114,12 @@ class FanOut:
     def let_go(self, client: Client) -> Coroutine[Any, Any, None] | None:
         """Give a client what it waits for; what is returned goes on with it, when it is too much for once."""
         held = client.queue
+        self.settle(held)
         return held.let_go(client) if isinstance(held, HeldQueue) else None
+
+    def went(self, client: Client) -> None:
+        """A client has left the server: it has what was sent while it was there (rule 1)."""
+        self.settle(client.queue)
 
     async def end(self, client: Client) -> None:
         """End the connection of a client at once, as if it were lost."""
@@ -144,7 +143,7 @@ class FanOut:
     async def serve(self) -> bool:
         """Write to all clients what they were given, and wait for those that fall behind; whether that was so."""
         waited = False
-        while self._due:  # noqa: ASYNC110 - they are served turn by turn
+        while self._spread.left or self._due:  # noqa: ASYNC110 - they are served turn by turn
             await asyncio.sleep(0)
         while self._pace.waits(self._behind(), time.monotonic()):
             waited = True
@@ -165,6 +164,12 @@ class FanOut:
         return socket is not None and socket.closed is not True
 
     # What the queues call
+
+    def settle(self, queue: ClientQueue | None) -> None:
+        """Put what was sent so far into the queue of a connection, before something else is (rule 1)."""
+        if self._spread.left and queue is not None:
+            for frame, clients, volatile in self._spread.owed(queue.socket):
+                self._put_now(frame, clients, volatile=volatile)
 
     def due(self, queue: ClientQueue) -> None:
         """Flush a queue in the next turn of the loop."""
@@ -203,6 +208,54 @@ class FanOut:
                 "roomcast: dropped %d events for clients that read too slowly (%s)", self._dropped, self.bounds.policy
             )
             self._told, self._dropped = now, 0
+
+    # Putting
+
+    def _put_now(self, frame: Frame, clients: Iterable[Client], *, volatile: bool) -> None:
+        size = frame.size
+        due = self._due
+        count = 0
+        for client in clients:
+            queue = client.queue or self._queue_of(client)
+            if queue is None or queue.socket.closed or queue.socket.closing:
+                continue
+            if volatile and queue.busy():
+                self.stats.volatile_dropped += 1
+                continue
+            if queue.direct and not queue.items:  # nothing waits: the usual case, without a call
+                queue.items.append(frame)
+                queue.size = size
+                if not queue.is_due:
+                    queue.is_due = True
+                    if not due:
+                        self._schedule()
+                    due.append(queue)
+            elif not queue.offer(frame):
+                continue
+            count += 1
+        self.stats.deliveries += count
+
+    def _put_later(self, frame: Frame, clients: Iterable[Client], *, volatile: bool) -> None:
+        if self._spread.left > _CROWD:
+            self._put_some(float("inf"))
+        to = {q.socket: client for client in clients if (q := client.queue or self._queue_of(client)) is not None}
+        self._spread.add(frame, to, volatile=volatile)
+        if not self._spreading:
+            self._spreading = True
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._put_some(time.perf_counter() + _SLICE)
+        self._spreading = self._spread.left > 0
+        if self._spreading:
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _put_some(self, until: float) -> None:
+        while self._spread.left:
+            frame, clients, volatile = self._spread.some(_PUTS)
+            self._put_now(frame, clients, volatile=volatile)
+            if time.perf_counter() > until:
+                return
 
     # Flushing
 

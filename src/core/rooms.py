@@ -9,7 +9,7 @@ Most rooms of most applications have one member (a user's own devices, a documen
 member, and only a larger room is a table: that halves the memory of a hundred thousand small rooms.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from enum import Enum
 from typing import Any
 
@@ -140,7 +140,7 @@ class Rooms:
         own = here.clients.get(room) if isinstance(room, str) else None
         return members if own is None else dict.fromkeys((own, *members))
 
-    def select(self, namespace: str, rooms: Sequence[Room], excluded: Collection[Room] = ()) -> Iterable[Client]:
+    def select(self, namespace: str, rooms: Sequence[Room], excluded: Collection[Room] = ()) -> Collection[Client]:
         """Everyone in any of `rooms` (in the namespace when there are none) and in none of `excluded` (rule 4)."""
         chosen: Collection[Client]
         if len(rooms) == 0:
@@ -154,8 +154,8 @@ class Rooms:
         here = self._namespaces.get(namespace, _NOBODY)
         unwanted = frozenset(excluded)
         if here.rooms.keys().isdisjoint(unwanted):  # sids alone
-            return (client for client in chosen if client.sid not in unwanted)
-        return (c for c in chosen if c.sid not in unwanted and c.rooms.keys().isdisjoint(unwanted))
+            return [client for client in chosen if client.sid not in unwanted]
+        return [c for c in chosen if c.sid not in unwanted and c.rooms.keys().isdisjoint(unwanted)]
 
     @staticmethod
     def _discard(here: _Namespace, room: Room, client: Client) -> bool:

@@ -350,6 +350,7 @@ async def test_clients_get_what_was_emitted_before_they_are_disconnected(crowd: 
     """sends a packet before all socket instances disconnect"""
     await crowd.enter("room1", "a1 b1 c1")
     first, second = (asyncio.ensure_future(crowd.a.adapter.to("room1").emit("bye", number)) for number in (1, 2))
+    await asyncio.sleep(0)  # both have begun
     assert await crowd.a.adapter.to("room1").disconnect_sockets(close=True) == 3
     await asyncio.gather(first, second)
     assert await crowd.a.adapter.disconnect_sockets(close=True) == 6

@@ -50,7 +50,7 @@ class LeavesGhosts(Rooms):
 class SelectsTwice(Rooms):
     """A client in two of the rooms is selected for each."""
 
-    def select(self, namespace: str, rooms: Sequence[Room], excluded: Collection[Room] = ()) -> Iterable[Client]:
+    def select(self, namespace: str, rooms: Sequence[Room], excluded: Collection[Room] = ()) -> Collection[Client]:
         select = super().select
         if len(rooms) < 2:
             return select(namespace, rooms, excluded)
@@ -60,14 +60,14 @@ class SelectsTwice(Rooms):
 class ExcludesSidsAlone(Rooms):
     """Who is in an excluded room is selected all the same."""
 
-    def select(self, namespace: str, rooms: Sequence[Room], excluded: Collection[Room] = ()) -> Iterable[Client]:
+    def select(self, namespace: str, rooms: Sequence[Room], excluded: Collection[Room] = ()) -> Collection[Client]:
         return [client for client in super().select(namespace, rooms) if client.sid not in excluded]
 
 
 class ExcludesRoomsAlone(Rooms):
     """A sid among the excluded is overlooked where a room is among them."""
 
-    def select(self, namespace: str, rooms: Sequence[Room], excluded: Collection[Room] = ()) -> Iterable[Client]:
+    def select(self, namespace: str, rooms: Sequence[Room], excluded: Collection[Room] = ()) -> Collection[Client]:
         if not any(room in self.rooms(namespace) for room in excluded):
             return super().select(namespace, rooms, excluded)
         return [client for client in super().select(namespace, rooms) if not any(r in client.rooms for r in excluded)]
@@ -76,7 +76,7 @@ class ExcludesRoomsAlone(Rooms):
 class ExcludesOneRoom(Rooms):
     """Of several excluded rooms only the first one counts."""
 
-    def select(self, namespace: str, rooms: Sequence[Room], excluded: Collection[Room] = ()) -> Iterable[Client]:
+    def select(self, namespace: str, rooms: Sequence[Room], excluded: Collection[Room] = ()) -> Collection[Client]:
         return super().select(namespace, rooms, tuple(excluded)[:1])
 
 
