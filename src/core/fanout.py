@@ -10,7 +10,8 @@
 5. Who reads from a log asks us to `serve` before reading on, and waits, in the bounds of `pace`, for slow clients.
 6. Frames are written, and writers woken, in slices of a few milliseconds; the loop runs between two slices, and a
    client's frames keep their order. So many members do not hold up the loop, however long all the writes take. Who
-   emits to many members many times in a row lets the loop run, too: see `crowded`.
+   emits to many members many times in a row lets the loop run, too: see `crowded`. Python's garbage collector waits
+   until more than a thousand have their packet, a second at most (`collector`).
 7. All that is special about a connection (its transport, its server's websocket code, engine.io's version) is found by
    looking (`writers`, `Tap`); where anything is not as expected, packets go through engine.io's own writer.
 """
@@ -23,6 +24,7 @@ from typing import Any, cast
 
 from roomcast.core import sweep
 from roomcast.core.client_queue import Bounds, ClientQueue
+from roomcast.core.collector import Hold
 from roomcast.core.frames import Frame
 from roomcast.core.held_queue import HeldQueue
 from roomcast.core.pace import Pace
@@ -242,13 +244,13 @@ class FanOut:
         self._spread.add(frame, to, volatile=volatile)
         if not self._spreading:
             self._spreading = True
-            asyncio.get_running_loop().call_soon(self._go_on)
+            asyncio.get_running_loop().call_soon(self._go_on, Hold())
 
-    def _go_on(self) -> None:
+    def _go_on(self, hold: Hold | None) -> None:
         self._put_some(time.perf_counter() + _SLICE)
-        self._spreading = self._spread.left > 0
-        if self._spreading:
-            asyncio.get_running_loop().call_soon(self._go_on)
+        self._spreading = self._spread.left > 0 or (hold is not None and len(self._due) > 0)
+        if self._spreading:  # with a hold: until the last one is written
+            asyncio.get_running_loop().call_soon(self._go_on, None if hold is None or hold.over else hold)
 
     def _put_some(self, until: float) -> None:
         while self._spread.left:
