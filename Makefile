@@ -74,7 +74,7 @@ fuzz: env ## feed the decoder random bytes for FUZZ_SECONDS
 simulate: env ## run SEEDS simulated clusters from seed FIRST on, some minutes; a failing seed is told with what replays it
 	$(VENV)/bin/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST) --processes $(PROCESSES)
 
-bench: env bench-peers ## measure roomcast beside its peers, 20 minutes; BENCH="--resume" goes on
+bench: env bench-peers ## measure roomcast beside its peers, half an hour; BENCH="--resume" goes on
 	$(VENV)/bin/python -m bench run $(BENCH)
 	@$(VENV)/bin/python -m bench goals || true
 

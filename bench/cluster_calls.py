@@ -1,6 +1,6 @@
 """What the cluster API costs: one node asks, the clients sit on another.
 
-Run: python -m bench.cluster_calls [--url redis://127.0.0.1:6379] [--clients 10000] [--rounds 5]
+Run: python -m bench.cluster_calls [--url redis://127.0.0.1:6379] [--clients 10000] [--rounds 3]
 
 Two processes, one server each; Engine.IO sockets without a transport, whose clients acknowledge at once. Wall-clock
 milliseconds of each call, median with spread, and what the two processes grew by.

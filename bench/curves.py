@@ -15,9 +15,7 @@ from bench.remote_fanout import BYTES, events_for
 from bench.remote_fanout import once as fan_out
 from bench.report import Case, Result
 
-EVERYONE = (
-    "roomcast-redis", "roomcast-nats", "roomcast-amqp", "python-socketio-redis", "node-redis", "node-redis-sharded",
-)  # fmt: skip
+EVERYONE = ("roomcast-redis", "roomcast-nats", "roomcast-amqp", "python-socketio-redis", "node-redis")
 POINTS = {
     "rooms": (1, 100, 10_000, 100_000),
     "nodes": (1, 2, 8, 32),

@@ -1,6 +1,6 @@
 """Emits into rooms that have no members anywhere, with 64 of them in flight: what a publisher costs alone.
 
-Run: python -m bench.emits [--only roomcast-redis python-socketio-redis] [--rounds 5]
+Run: python -m bench.emits [--only roomcast-redis python-socketio-redis] [--rounds 3]
 
 CPU of the emitting process per emit, and emits per second until the broker has all of them. "In flight" is: 64 tasks,
 each awaiting its `emit`, in Python; 64 commands to Redis that wait for their answer in Node.js, whose `emit` cannot be

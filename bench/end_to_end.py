@@ -1,7 +1,7 @@
 """End to end: real websocket clients on two server processes, all in one room; one of the processes emits.
 
 Run: python -m bench.end_to_end [--only roomcast-redis python-socketio-redis node-redis] [--case mode=burst]
-     [--rounds 5] [--clients 1000] [--tree ../another-worktree]
+     [--rounds 3] [--clients 1000] [--tree ../another-worktree]
 
 Four processes for each contestant: two nodes, the load with all the clients (half of them on each node), and this one,
 which steers. Node A emits 200-byte events to the room: in a burst as fast as it can, with 16 events under way at most;

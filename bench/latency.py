@@ -1,6 +1,6 @@
 """From `emit` on node A until the packet waits for its transport on node B, at 200 events per second.
 
-Run: python -m bench.latency [--only roomcast-redis python-socketio-redis] [--rounds 5]
+Run: python -m bench.latency [--only roomcast-redis python-socketio-redis] [--rounds 3]
 
 Each event is stamped before `emit` is called and as the packet is put into its client's queue; both processes read
 the same clock. The first half second does not count.

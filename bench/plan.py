@@ -14,7 +14,7 @@ from bench.machine import machine, versions
 from bench.measure import interleave
 from bench.report import Case, Result, now
 
-ROUNDS, QUICK_ROUNDS = 5, 2
+ROUNDS, QUICK_ROUNDS = 3, 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Remote fan-out: node A emits to a room as fast as it can, the members sit on node B.
 
-Run: python -m bench.remote_fanout [--case members=100] [--only roomcast-redis python-socketio-redis] [--rounds 5]
+Run: python -m bench.remote_fanout [--case members=100] [--only roomcast-redis python-socketio-redis] [--rounds 3]
 
 Events per second from the first emit until the last client's packet waits for its transport; CPU of the sender per
 event, and of the receiver per delivery.

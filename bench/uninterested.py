@@ -1,6 +1,6 @@
 """What a message costs a node that has no use for it: node A emits to a room whose only member is on node B.
 
-Run: python -m bench.uninterested [--only roomcast-redis python-socketio-redis] [--rounds 5]
+Run: python -m bench.uninterested [--only roomcast-redis python-socketio-redis] [--rounds 3]
 
 CPU of node C per event; it has a client of its own, in another room. C is not looked at meanwhile: the last event
 goes to its client, and C's CPU is taken when that arrives.
