@@ -50,6 +50,7 @@ class Answers:
         self._node = node
         self._clients = clients
         self._rooms = rooms
+        self._stays: dict[tuple[Client, Room], _Stay] = {}  # that are not certain yet
         self._parts: OrderedDict[tuple[str, int], tuple[float, Iterator[bytes]]] = OrderedDict()
         node.handlers |= {
             Join: self._on_join,
@@ -79,7 +80,7 @@ class Answers:
         for room in rooms:
             if any(room != client.sid for client in clients) and self._clients.is_sid_room(selection.namespace, room):
                 raise ValueError("cannot enter a sid room")
-        new: list[tuple[Client, Room]] = []
+        stays: list[_Stay] = []
         to_hear: dict[Room, None] = {}
         for client in clients:
             for room in rooms:
@@ -88,8 +89,11 @@ class Answers:
                 to_hear[room] = None  # also when the client is in it: its first join may still be under way
                 if room not in client.rooms:
                     self._clients.basic_enter_room(client.sid, selection.namespace, room)
-                    new.append((client, room))
-        return Entered(self, selection.namespace, len(clients), to_hear, new)
+                    self._stays[client, room] = _Stay(client, room)
+                if (stay := self._stays.get((client, room))) is not None:
+                    stay.joins += 1
+                    stays.append(stay)
+        return Entered(self, selection.namespace, len(clients), to_hear, stays)
 
     def leave(self, selection: Selection, rooms: Iterable[Room]) -> int:
         """Take clients out of rooms; how many were addressed."""
@@ -170,10 +174,17 @@ class Answers:
         for room in rooms:
             await self._node.subscriber.heard(self._node.subjects.room(namespace, room))
 
-    def undo(self, namespace: str, entered: Iterable[tuple[Client, Room]]) -> None:
-        """Take clients out of rooms that cannot be heard."""
-        for client, room in entered:
-            self._clients.basic_leave_room(client.sid, namespace, room)
+    def settle(self, namespace: str, stays: Iterable["_Stay"], *, heard: bool) -> None:
+        """A join has ended: its clients stay if the rooms are heard; else they leave, unless other joins want them."""
+        for stay in stays:
+            where = stay.client, stay.room
+            if self._stays.get(where) is not stay:
+                continue  # another join has made it certain, or the client has left since
+            stay.joins -= 1
+            if heard or not stay.joins:
+                del self._stays[where]
+                if not heard:
+                    self._clients.basic_leave_room(stay.client.sid, namespace, stay.room)
 
     # For other nodes
 
@@ -266,6 +277,17 @@ class Answers:
             self._parts.popitem(last=False)
 
 
+class _Stay:
+    """A client has been put into a room that may not be heard yet; `joins` are under way that want it there."""
+
+    __slots__ = ("client", "joins", "room")
+
+    def __init__(self, client: Client, room: Room) -> None:
+        self.client = client
+        self.room = room
+        self.joins = 0
+
+
 class Entered:
     """Clients that were put into rooms.
 
@@ -274,16 +296,16 @@ class Entered:
     """
 
     def __init__(
-        self, answers: Answers, namespace: str, clients: int, to_hear: Iterable[Room], new: list[tuple[Client, Room]]
+        self, answers: Answers, namespace: str, clients: int, to_hear: Iterable[Room], stays: list[_Stay]
     ) -> None:
         self.clients = clients
         self._to_hear = to_hear
         self._answers = answers
         self._namespace = namespace
-        self._new = new
+        self._stays = stays
 
     async def heard(self) -> None:
-        """Return once emits to the rooms reach this node; when that fails, nobody has entered.
+        """Return once emits to the rooms reach this node; when that fails, nobody has entered, but by other joins.
 
         Raises:
             ConfigurationError: the broker refuses a room's subject.
@@ -291,5 +313,10 @@ class Entered:
         try:
             await self._answers.heard(self._namespace, self._to_hear)
         except BaseException:
-            self._answers.undo(self._namespace, self._new)
+            self._answers.settle(self._namespace, self._stays, heard=False)
             raise
+        self.stand()
+
+    def stand(self) -> None:
+        """Leave the clients where they are, heard or not."""
+        self._answers.settle(self._namespace, self._stays, heard=True)

@@ -101,7 +101,12 @@ class Cluster:
             entered.append(answers.enter(to.selection, rooms))
             own.append(entered[0].clients)
 
-        total = await self._total(to, lambda number: Join(number, to.selection, tuple(rooms)), here, own)
+        try:
+            total = await self._total(to, lambda number: Join(number, to.selection, tuple(rooms)), here, own)
+        except BaseException:
+            for one in entered:
+                one.stand()  # who asked knows that it may have happened
+            raise
         for one in entered:
             await one.heard()
         return total
