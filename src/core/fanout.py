@@ -29,6 +29,7 @@ from roomcast.core.frames import Frame
 from roomcast.core.held_queue import HeldQueue
 from roomcast.core.pace import Pace
 from roomcast.core.packets import Parts
+from roomcast.core.replay import Missed
 from roomcast.core.rooms import Client, State
 from roomcast.core.spread import Spread
 from roomcast.core.stats import Stats
@@ -104,13 +105,12 @@ class FanOut:
                 self.settle(client.queue)
         self._put_now(frame, clients, volatile=volatile)
 
-    def hold(self, client: Client, frames: list[Frame]) -> bool:
-        """Let a client wait for what it gets from now on, and these before, until `let_go`; False when it is gone."""
+    def hold(self, client: Client, missed: Missed) -> bool:
+        """Let a client wait for what it gets from now on, and this before, until `let_go`; False when it is gone."""
         queue = client.queue or self._queue_of(client)
         if queue is None or queue.socket.closed or queue.socket.closing:
             return False
-        client.queue = HeldQueue(queue, frames, self.bounds, self.cut)
-        self.stats.deliveries += len(frames)
+        client.queue = HeldQueue(queue, missed, self.bounds, cut=self.cut, lost=self._lost)
         return True
 
     def let_go(self, client: Client) -> Coroutine[Any, Any, None] | None:
@@ -189,13 +189,26 @@ class FanOut:
     def cut(self, queue: ClientQueue) -> None:
         """Disconnect a client that reads too slowly."""
         self.stats.clients_cut += 1
-        socket = queue.socket or next((s for s in self._server.eio.sockets.values() if s.queue is queue), None)
+        socket = self._socket_of(queue)
         logger.warning(
             "roomcast: the client of connection %s reads too slowly, %d packets and %d bytes wait for it: disconnected",
             getattr(socket, "sid", "?"),
             len(queue.items),
             queue.size,
         )
+        self._end(queue)
+
+    def _lost(self, queue: ClientQueue) -> None:
+        """End the connection of a client that cannot be given all that it missed."""
+        sid = getattr(self._socket_of(queue), "sid", "?")
+        logger.warning("roomcast: the client of connection %s took too long to read what it had missed: cut", sid)
+        self._end(queue)
+
+    def _socket_of(self, queue: ClientQueue) -> Any:
+        return queue.socket or next((s for s in self._server.eio.sockets.values() if s.queue is queue), None)
+
+    def _end(self, queue: ClientQueue) -> None:
+        socket = self._socket_of(queue)
         queue.clear()
         if socket is not None:
             task = asyncio.ensure_future(_close(self._server, socket))

@@ -5,16 +5,21 @@ It stands in the place of the client's queue.
 1. Nothing leaves before `let_go`. Then all of it does, in order, before anything that comes later.
 2. What was missed may be more than may wait for one client: it is handed on as fast as the client reads, so that what
    waits then is never more than half of that, with what waits for others on the same connection. It ends with the
-   client.
+   client. It is taken from its source no earlier, in slices between which the loop runs. When the source has not all
+   of it any more, the client is lost.
 3. What is new while the client waits is bounded as in the queue itself; beyond that the client is cut.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from itertools import chain
 from typing import Any
 
 from roomcast.core.client_queue import Bounds
+from roomcast.core.errors import ReplayUnavailable
 from roomcast.core.frames import Frame
+from roomcast.core.replay import Missed
 from roomcast.core.rooms import Client, State
 
 _LOOK = 1.0  # seconds between two looks whether a client that does not read is still there
@@ -28,18 +33,25 @@ class HeldQueue:
         missed: what it gets first.
         bounds: see rules 2 and 3.
         cut: called with the queue when the client is cut.
+        lost: called with the queue when not all that was missed can be given.
     """
 
     direct = False
     is_due = False
     items = ()
 
-    def __init__(self, queue: Any, missed: list[Frame], bounds: Bounds, cut: Callable[[Any], None]) -> None:
+    def __init__(
+        self, queue: Any, missed: Missed, bounds: Bounds, *, cut: Callable[[Any], None], lost: Callable[[Any], None]
+    ) -> None:
         self._queue = queue
         self._connection = queue.socket.queue
-        self._waiting = missed
         self._bounds = bounds
         self._cut = cut
+        self._lost = lost
+        self._later: deque[Frame] = deque()
+        self._all: Iterator[Frame | None] = chain(missed, self._new_ones())
+        self._next: Frame | None = None
+        self._over = False
         self._new = self._new_size = 0
 
     @property
@@ -56,44 +68,67 @@ class HeldQueue:
         self._new += 1
         self._new_size += frame.size
         if self._new > self._bounds.packets or self._new_size > self._bounds.size:
-            self._waiting.clear()
+            self._end()
             self._cut(self._queue)
             return False
-        self._waiting.append(frame)
+        self._later.append(frame)
         return True
 
     def let_go(self, client: Client) -> Coroutine[Any, Any, None] | None:
         """Hand on what waits (rule 1); a coroutine goes on with it when it is too much for once (rule 2)."""
-        if self._hand_on():
-            client.queue = self._queue
-            return None
-        return self._go_on(client)
+        self._hand_on()
+        if not self._over:
+            return self._go_on(client)
+        client.queue = self._queue
+        return None
 
     async def _go_on(self, client: Client) -> None:
-        while True:
-            taken = asyncio.ensure_future(self._connection.join())
-            try:
-                while not taken.done() and not self.socket.closed:
-                    await asyncio.wait({taken}, timeout=_LOOK)
-            finally:
-                taken.cancel()
+        while not self._over:
+            await (asyncio.sleep(0) if self._next is None else self._taken())
             if self.socket.closed or client.state is State.DISCONNECTING:
+                self._end()
                 return
-            if self._hand_on():
-                client.queue = self._queue
-                return
+            self._hand_on()
+        client.queue = self._queue
 
-    def _hand_on(self) -> bool:
-        """Hand on as much as fits half the bounds; whether that was all."""
+    async def _taken(self) -> None:
+        """Return once the client has taken what waits for it, or is gone."""
+        taken = asyncio.ensure_future(self._connection.join())
+        try:
+            while not taken.done() and not self.socket.closed:
+                await asyncio.wait({taken}, timeout=_LOOK)
+        finally:
+            taken.cancel()
+
+    def _hand_on(self) -> None:
+        """Hand on as much as fits half the bounds, or a slice of it; what does not fit is the next."""
         others, size = self._connection.qsize(), self._queue.size
         count = 0
-        for frame in self._waiting:
-            size += frame.size
-            waiting = others + count
-            if waiting and (waiting >= self._bounds.packets // 2 or size > self._bounds.size // 2):
-                break
-            count += 1
-            if not self._queue.offer(frame):
-                break  # cut
-        del self._waiting[:count]
-        return not self._waiting
+        try:
+            while (frame := self._next or next(self._all)) is not None:
+                size += frame.size
+                waiting = others + count
+                if waiting and (waiting >= self._bounds.packets // 2 or size > self._bounds.size // 2):
+                    self._next = frame
+                    return
+                self._next = None
+                count += 1
+                if not self._queue.offer(frame):
+                    self._end()  # cut
+                    return
+        except StopIteration:
+            self._over = True
+        except ReplayUnavailable:
+            self._end()
+            self._lost(self._queue)
+
+    def _new_ones(self) -> Missed:
+        while self._later:
+            yield self._later.popleft()
+
+    def _end(self) -> None:
+        """Nothing is handed on any more."""
+        self._over = True
+        self._next = None
+        self._later.clear()
+        self._all = iter(())

@@ -298,7 +298,7 @@ class Keep(msgspec.Struct, array_like=True, tag=23, frozen=True):
         data: what the application stored with it, in msgpack by name.
         epoch: of the log; all places are of it.
         born: where the client was admitted.
-        last: the place of the last packet that it was given; 0 when it was given none.
+        last: the place of the last packet that it was given; 0 when it was given none, -1 while that is not known.
         upto: up to here nothing else was for it.
         identity: who the client is, as the application says; empty when it does not.
         floor: of stays that ended before it not all are named here.

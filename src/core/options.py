@@ -50,7 +50,7 @@ class Recovery:
         patience: seconds for which a node that still serves a client's earlier connection may take to let go of it, and
             three times what it may take to say that it is there.
         sessions: how many clients may be away at the same time, in the whole cluster.
-        memory: bytes of packets that each node keeps for those who come back.
+        memory: bytes of packets that each node keeps for those who come back; while it gives them back, a quarter more.
         session_bytes: bytes of a client's session data that are kept; the largest values beyond them are left out.
         skip_connect_handler: do not call the connect handler for a client whose session is restored.
         offer: called with the environ and `auth` of a new client: whether it is offered recovery. Events carry a place

@@ -6,7 +6,8 @@
    session, it takes the client in at that very place: what came before is what the client missed, what comes after is
    new. The client gets the first, then the second, once its connect handler has accepted it.
 3. When not all that was missed can be given, the client gets a fresh session: never a part. What it is cannot be said
-   from a place in another epoch of the log, not even that it is nothing.
+   from a place in another epoch of the log, not even that it is nothing. It stays in the tail until the client reads it
+   (`replay`); what is forgotten there meanwhile cuts the client, which comes back once more.
 4. A session that another node serves is taken from it when that says nothing of any session for a third of `patience`,
    and then others at once, until it is heard again; or when it has not answered for `patience` (`silence`).
 5. A node that has not read something of the log forgets what it knew of the sessions of others.
@@ -16,7 +17,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import count
 from typing import Any, Literal
@@ -26,19 +27,19 @@ import msgspec
 from roomcast.core.clients import Clients
 from roomcast.core.errors import ReplayUnavailable
 from roomcast.core.fanout import FanOut
-from roomcast.core.frames import Frame
 from roomcast.core.log_reader import LogReader
 from roomcast.core.membership import NodeInfo
 from roomcast.core.messages import DECODE_ERRORS, Emit, Keep, Lost, Part, Resume, Seize
 from roomcast.core.node import Node
 from roomcast.core.options import Recovery
 from roomcast.core.packets import Packets, Parts
+from roomcast.core.replay import Replays
 from roomcast.core.rooms import Client, Rooms
 from roomcast.core.served import Served
 from roomcast.core.serving import Serving
-from roomcast.core.sessions import Asked, Denied, Ended, Granted, News, Session, missed
+from roomcast.core.sessions import Asked, Denied, Ended, Granted, News, Session, owed
 from roomcast.core.silence import Silence
-from roomcast.core.tail import Kept, read_place
+from roomcast.core.tail import UNKNOWN, Kept, read_place
 from roomcast.core.wish import Wish, look_at, new_pid
 
 logger = logging.getLogger("roomcast")
@@ -96,6 +97,7 @@ class Recoveries:
         self._eio = server.eio
         self._fanout = fanout
         self._packets = packets
+        self._replays = Replays(packets, self.settings.memory // 4, self._node.stats)
         self.serving.serve(server, fanout)
 
     # What the log decides
@@ -218,12 +220,13 @@ class Recoveries:
             pending.settle(None)
             return
         place = None if pending.place is None else read_place(pending.place)
-        last = kept[-1].number if kept else 0 if place is None else place[1]
-        self._take_back(keep, term, pending.eio_sid, last, [self._frame(one) for one in kept])
+        self._take_back(keep, term, pending.eio_sid, 0 if place is None else place[1], *kept)
         self._node.stats.sessions_recovered += 1
         pending.settle(keep.sid)
 
-    def _take_back(self, keep: Keep, term: int, eio_sid: str, last: int, frames: list[Frame]) -> None:
+    def _take_back(
+        self, keep: Keep, term: int, eio_sid: str, place: int, kept: Iterator[Kept], wanted: Callable[[Kept], bool]
+    ) -> None:
         clients, namespace, sid = self._clients, keep.namespace, keep.sid
         if (before := self._rooms.client(namespace, sid)) is not None:
             self.serving.replaced(before)
@@ -233,12 +236,18 @@ class Recoveries:
             if stay.left is None:
                 with contextlib.suppress(ValueError):  # a sid's own room by now
                     clients.basic_enter_room(sid, namespace, stay.room)
-        self.serving.resumed(client, Served.resumed(keep, term, client, last))
+        served = Served.resumed(keep, term, client, UNKNOWN)
+        self.serving.resumed(client, served)
         self._eio.sockets[eio_sid].session[namespace] = _stored(keep)
-        self._fanout.hold(client, frames)
 
-    def _missed(self, session: Session, text: str | None) -> list[Kept]:
-        """What a client that got this place last has missed.
+        def done(last: int) -> None:
+            if served.last == UNKNOWN:
+                served.last = last or place
+
+        self._fanout.hold(client, self._replays.frames(kept, wanted, keep.epoch, done))
+
+    def _missed(self, session: Session, text: str | None) -> tuple[Iterator[Kept], Callable[[Kept], bool]]:
+        """What was sent since a client got this place last, and whether it has missed one of that.
 
         Raises:
             ReplayUnavailable: it cannot be said, or not all of it is held.
@@ -250,15 +259,7 @@ class Recoveries:
         subjects = self._node.subjects
         heard = [subjects.namespace(keep.namespace)]
         heard += [subjects.room(keep.namespace, room) for room in {stay.room for stay in keep.stays}]
-        return missed(self.reader.tail.since(start, heard), start, keep.sid, keep.namespace, keep.stays)
-
-    def _frame(self, kept: Kept) -> Frame:
-        """The packet with its place; all who missed it share it."""
-        if kept.frame is None:
-            emit = kept.emit
-            parts = self._packets.accept(emit.packet, emit.namespace)
-            kept.frame = Frame(self._packets.with_place(parts, emit.namespace, self.reader.tail.text_of(kept.number)))
-        return kept.frame  # type: ignore[no-any-return]
+        return self.reader.tail.since(start, heard), owed(start, keep.sid, keep.namespace, keep.stays)
 
     def _denied(self, request: int, why: str) -> None:
         if (pending := self._pending.get(request)) is not None:

@@ -32,7 +32,7 @@ class Served:
 
     Attributes:
         term: counts its owners.
-        last: the place of the last packet that the client was given.
+        last: the place of the last packet that the client was given; `UNKNOWN` while it is given what it missed.
         floor: from places before it nothing can be replayed (rule 2).
         kept: when it was described last, on the node's clock; None before the first time.
         number: of that description in this term.

@@ -23,11 +23,11 @@ Pure: `sent` is the clock of the node that speaks, in seconds, as the log keeps 
 node's own, and only decides what to forget.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from roomcast.core.messages import Emit, Keep, Part, Refuse, Resume, Seize, Stay
+from roomcast.core.messages import Keep, Part, Refuse, Resume, Seize, Stay
 from roomcast.core.tail import UNKNOWN, Kept
 
 _WAITING = 8  # who may wait for one session
@@ -95,6 +95,8 @@ class Session:
     def _mark(self, keep: Keep) -> None:
         marks = self.marks
         marks.setdefault(0, keep.born)
+        if keep.last == UNKNOWN:
+            return
         marks.pop(keep.last, None)
         marks[keep.last] = keep.upto
         if len(marks) > _MARKS:
@@ -346,16 +348,18 @@ class Sessions:
             del self._by_sid[sid]
 
 
-def missed(kept: Iterable[Kept], start: int, sid: str, namespace: str, stays: Sequence[Stay]) -> list[Kept]:
-    """Those of the packets after `start` that were for a client which was in these rooms at these times."""
+def owed(start: int, sid: str, namespace: str, stays: Sequence[Stay]) -> Callable[[Kept], bool]:
+    """Whether a packet after `start` was for a client which was in these rooms at these times."""
     always = {sid, *(stay.room for stay in stays if stay.joined <= start and stay.left is None)}
     passing = [stay for stay in stays if stay.joined > start or (stay.left is not None and stay.left > start)]
 
-    def was_for(emit: Emit, number: int) -> bool:
-        rooms = always if not passing else {*always, *(stay.room for stay in passing if _was_in(stay, number))}
-        return (not emit.rooms or not rooms.isdisjoint(emit.rooms)) and rooms.isdisjoint(emit.excluded)
+    def is_owed(kept: Kept) -> bool:
+        emit = kept.emit
+        rooms = always if not passing else {*always, *(stay.room for stay in passing if _was_in(stay, kept.number))}
+        is_in = not emit.rooms or not rooms.isdisjoint(emit.rooms)
+        return is_in and emit.namespace == namespace and rooms.isdisjoint(emit.excluded)
 
-    return [one for one in kept if one.emit.namespace == namespace and was_for(one.emit, one.number)]
+    return is_owed
 
 
 def _was_in(stay: Stay, number: int) -> bool:

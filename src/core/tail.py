@@ -3,8 +3,9 @@
 A place is the epoch of the log and a number: offset and index in one, so that places of one epoch compare as numbers.
 
 1. `latest` is the place of the last message that was read, whatever it was: nothing after it has been handed on.
-2. `since` gives every packet after a place that is held for some subjects, in the order of the log, or raises
-   `ReplayUnavailable`: it never gives a part of what there was.
+2. `since` gives every packet after a place, up to the latest, that is held for some subjects, in the order of the log;
+   or it raises `ReplayUnavailable`. It holds none of them for who takes them one by one: when the next one is forgotten
+   before it is taken, that raises, too. What is given is never taken for all when it is a part.
 3. Kept are the last `seconds`, of `size` bytes at most; the oldest gives way.
 4. After `cut`, and in a new epoch, nothing before the next message is known.
 
@@ -13,7 +14,7 @@ Pure: `now` is a monotonic clock in seconds.
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from heapq import merge
 from typing import Any
 
@@ -75,13 +76,44 @@ class Kept:
 
 
 class _Line:
-    """The packets of one subject; the first `gone` of them are forgotten."""
+    """The packets of one subject; the first `gone` of them are forgotten, and `base` others that were before these."""
 
-    __slots__ = ("gone", "kept")
+    __slots__ = ("base", "gone", "kept")
 
     def __init__(self) -> None:
-        self.kept: list[Kept] = []
+        self.kept: list[Any] = []  # None where one is forgotten
         self.gone = 0
+        self.base = 0
+
+    def forget(self) -> None:
+        """Forget the first that is held."""
+        self.kept[self.gone] = None
+        self.gone += 1
+        if self.gone >= _SPARE and self.gone * 2 >= len(self.kept):
+            self.clear(self.gone)
+
+    def clear(self, count: int) -> None:
+        """Let go of so many that are forgotten."""
+        del self.kept[:count]
+        self.base += count
+        self.gone = max(0, self.gone - count)
+
+    def since(self, number: int, upto: int) -> Iterator[Kept]:
+        """Those after one number and up to another, as they are when they are taken (rule 2)."""
+        return self._walk(self.base + bisect_right(self.kept, number, lo=self.gone, key=lambda kept: kept.number), upto)
+
+    def _walk(self, at: int, upto: int) -> Iterator[Kept]:
+        while True:
+            if at < self.base + self.gone:
+                raise _trimmed()
+            if at - self.base >= len(self.kept) or self.kept[at - self.base].number > upto:
+                return
+            yield self.kept[at - self.base]
+            at += 1
+
+
+def _trimmed() -> ReplayUnavailable:
+    return ReplayUnavailable("This node no longer holds everything since then.", reason="trimmed")
 
 
 class Tail:
@@ -112,10 +144,6 @@ class Tail:
     def text(self) -> str:
         """The latest place, as clients keep it."""
         return place_text(self.epoch, self.latest)
-
-    def text_of(self, number: int) -> str:
-        """A place of this epoch, as clients keep it."""
-        return place_text(self.epoch, number)
 
     def mark(self, epoch: str, number: int) -> bool:
         """A message was read (rule 1); True when that begins another epoch than before (rule 4)."""
@@ -149,11 +177,13 @@ class Tail:
     def cut(self) -> None:
         """Something was not read (rule 4)."""
         self._all.clear()
+        for line in self._lines.values():
+            line.clear(len(line.kept))
         self._lines.clear()
         self.bytes = 0
         self._floor = None
 
-    def since(self, number: int, subjects: Iterable[Subject]) -> list[Kept]:
+    def since(self, number: int, subjects: Iterable[Subject]) -> Iterator[Kept]:
         """The packets on some subjects after a place of this epoch, in order (rule 2).
 
         Raises:
@@ -162,25 +192,16 @@ class Tail:
         if number > self.latest:
             raise ReplayUnavailable("The log has not come to this place yet.", reason="epoch_changed")
         if self._floor is None or number < self._floor or number <= UNKNOWN:
-            raise ReplayUnavailable("This node no longer holds everything since then.", reason="trimmed")
-        found: list[list[Kept]] = []
-        for subject in dict.fromkeys(subjects):
-            if (line := self._lines.get(subject)) is not None:
-                at = bisect_right(line.kept, number, lo=line.gone, key=lambda kept: kept.number)
-                if at < len(line.kept):
-                    found.append(line.kept[at:])
-        if len(found) == 1:
-            return found[0]
-        return list(merge(*found, key=lambda kept: kept.number))
+            raise _trimmed()
+        lines = [self._lines[subject] for subject in dict.fromkeys(subjects) if subject in self._lines]
+        found = [line.since(number, self.latest) for line in lines]
+        return found[0] if len(found) == 1 else merge(*found, key=lambda kept: kept.number)
 
     def _forget_first(self) -> None:
         kept = self._all.popleft()
         self.bytes -= kept.size
         self._floor = kept.number
         line = self._lines[kept.subject]
-        line.gone += 1
+        line.forget()
         if line.gone == len(line.kept):
             del self._lines[kept.subject]
-        elif line.gone >= _SPARE and line.gone * 2 >= len(line.kept):
-            del line.kept[: line.gone]
-            line.gone = 0

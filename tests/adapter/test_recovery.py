@@ -1114,6 +1114,34 @@ async def test_what_is_not_held_any_more_is_never_given_in_part(home: Home) -> N
     assert sorted(home.environs[2:]) == [False, True]
 
 
+async def test_what_is_forgotten_before_its_client_was_given_it_costs_the_connection_and_the_session(
+    home: Home,
+) -> None:
+    """Nothing is held for a client but how far it is: it never goes on after a hole."""
+    nodes = await home.nodes(memory=20_000)
+    client, other = await home.client(nodes[0]), await home.client(nodes[1], room="blue")
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def connect(_sid: str, environ: dict[str, Any], _auth: Any) -> None:
+        if environ["roomcast.recovered"]:
+            begun.set()
+            await go.wait()
+
+    nodes[1].sio.on("connect", connect)
+    await home.away(nodes[0], client, 1, 2)
+    await client.ask(nodes[1])
+    await begun.wait()
+    await emit(nodes[0], range(100), to="blue")
+    for _ in range(100):
+        await other.hear("n")
+    await emit(nodes[0], [3], to="red")
+    go.set()
+    await asyncio.wait_for(client.over.wait(), 5)
+    await client.connect(nodes[1])
+    assert not client.recovered
+    assert await home.end(nodes[0], client) == [[]]
+
+
 async def test_what_is_too_large_for_one_node_is_not_left_out_by_it(home: Home) -> None:
     large, small = await home.node(settings={"max_payload": 20_000}), await home.node(settings={"max_payload": 5_000})
     client, other = await home.client(large), await home.client(large)

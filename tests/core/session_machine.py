@@ -15,8 +15,8 @@ from roomcast.core.errors import ReplayUnavailable
 from roomcast.core.messages import Emit, Keep, Lost, Message, Packet, Part, Refuse, Resume, Seize, Stay
 from roomcast.core.rooms import Client
 from roomcast.core.served import Served
-from roomcast.core.sessions import Asked, Denied, Ended, Granted, News, Session, Sessions, missed
-from roomcast.core.tail import Tail
+from roomcast.core.sessions import Asked, Denied, Ended, Granted, News, Session, Sessions, owed
+from roomcast.core.tail import UNKNOWN, Tail
 
 WINDOW = 100.0
 ALL = Subject("t.all")
@@ -221,13 +221,16 @@ class Cluster(RuleBasedStateMachine):
             return
         try:
             start = session.start(None if person.place is None else (EPOCH, person.place))
-            kept = [one.number for one in missed(node.tail.since(start, [ALL]), start, keep.sid, "/", keep.stays)]
+            is_owed = owed(start, keep.sid, "/", keep.stays)
+            kept = [one.number for one in node.tail.since(start, [ALL]) if is_owed(one)]
         except ReplayUnavailable:
             assert not node.whole, "all of the log is held"
             self.say(node.name, Part(keep.pid, session.term, over=True))
             self.fresh(node, person)
             return
-        served = Served.resumed(keep, session.term, Client(keep.sid, ""), (kept or [person.place or 0])[-1])
+        served = Served.resumed(keep, session.term, Client(keep.sid, ""), UNKNOWN)
+        self.keep(node, served)
+        served.last = (kept or [person.place or 0])[-1]
         node.served[keep.pid] = (served, person)
         person.node, person.alive, person.asking = node, True, None
         person.got += kept

@@ -1,10 +1,11 @@
 """What waits for a client that has come back, rule by rule, in the place of a queue that is a list."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any
 
 from roomcast.core.client_queue import Bounds
+from roomcast.core.errors import ReplayUnavailable
 from roomcast.core.frames import Frame
 from roomcast.core.held_queue import HeldQueue
 from roomcast.core.rooms import Client, State
@@ -56,9 +57,9 @@ def frames(count: int, size: int = 1) -> list[Frame]:
     return [Frame(("x" * size,)) for _ in range(count)]
 
 
-def held(queue: Queue, missed: list[Frame]) -> tuple[HeldQueue, Client, list[Any]]:
+def held(queue: Queue, missed: Iterable[Frame | None]) -> tuple[HeldQueue, Client, list[Any]]:
     client, cut = Client("sid", "eio"), list[Any]()
-    client.queue = HeldQueue(queue, list(missed), BOUNDS, cut.append)
+    client.queue = HeldQueue(queue, iter(missed), BOUNDS, cut=cut.append, lost=lambda _: cut.append("lost"))
     return client.queue, client, cut
 
 
@@ -134,6 +135,48 @@ async def test_rule_2_it_ends_with_the_connection() -> None:
         queue.socket = Gone()
         await asyncio.wait_for(more, 5)
         assert len(queue.taken) == 2
+
+
+async def test_rule_2_what_was_missed_is_taken_no_earlier_and_in_slices() -> None:
+    """ "It is taken from its source no earlier, in slices between which the loop runs." """
+    queue, missed = Queue(), frames(3)
+    taken: list[Frame | None] = []
+
+    def source() -> Iterator[Frame | None]:
+        for frame in (None, missed[0], None, *missed[1:]):
+            taken.append(frame)
+            yield frame
+
+    waiting, client, _ = held(queue, source())
+    (new,) = frames(1)
+    waiting.offer(new)
+    assert taken == []
+    more = waiting.let_go(client)
+    assert taken == [None]
+    assert more is not None
+    going = asyncio.ensure_future(more)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert (taken, queue.taken) == ([None, missed[0], None], missed[:1])
+    while not going.done():
+        await asyncio.sleep(0)
+        queue.read()
+    assert queue.taken == [*missed, new]
+    assert client.queue is queue
+
+
+async def test_rule_2_a_client_is_lost_of_which_not_all_is_held_any_more() -> None:
+    queue, (first,) = Queue(), frames(1)
+
+    def source() -> Iterator[Frame | None]:
+        yield first
+        raise ReplayUnavailable("It is gone.", reason="trimmed")
+
+    waiting, client, lost = held(queue, source())
+    waiting.offer(frames(1)[0])
+    assert waiting.let_go(client) is None
+    assert queue.taken == [first], "nothing that is newer than what it does not get"
+    assert lost == ["lost"]
 
 
 async def test_rule_3_what_is_new_is_bounded() -> None:

@@ -1,5 +1,9 @@
 """The last stretch of a log, rule by rule."""
 
+import gc
+import weakref
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +36,7 @@ def numbers(tail: Tail, after: int, *subjects: Subject) -> list[int]:
 
 def refused(tail: Tail, after: int) -> str:
     with pytest.raises(ReplayUnavailable) as told:
-        tail.since(after, [RED])
+        tail.since(after, [RED])  # at once, before any of them is taken
     return told.value.reason
 
 
@@ -64,6 +68,59 @@ def test_rule_2_packets_come_in_the_order_of_the_log_whatever_their_subjects() -
     assert numbers(tail, 0, BLUE, RED) == [1, 2, 3, 4, 5]
     assert numbers(tail, 2, RED, RED) == [3, 5]
     assert numbers(tail, 2, Subject("t.room.other")) == []
+
+
+def test_rule_2_it_gives_nothing_later_than_what_was_the_latest() -> None:
+    tail = tail_of(RED, BLUE, RED)
+    taking = tail.since(1, [RED, BLUE])
+    tail.mark("e", 4)
+    tail.add(RED, emit(), 4.0)
+    assert [kept.number for kept in taking] == [2, 3]
+
+
+@pytest.mark.parametrize("taken", [0, 1, 90, 150])
+@pytest.mark.parametrize("how", ["time", "cut", "epoch"])
+def test_rule_2_what_is_forgotten_before_it_is_taken_is_never_passed_over(taken: int, how: str) -> None:
+    """ "when the next one is forgotten before it is taken, that raises, too" """
+    tail = tail_of(*[RED, BLUE] * 100, seconds=1000.0)
+    taking = tail.since(0, [RED, BLUE])
+    got = [next(taking).number for _ in range(taken)]
+    if how == "time":
+        tail.tick(1160.5)
+    elif how == "cut":
+        tail.cut()
+    else:
+        tail.mark("f", 1)
+    with pytest.raises(ReplayUnavailable):
+        got += [kept.number for kept in taking]
+    assert got == list(range(1, len(got) + 1))
+
+
+def test_rule_2_who_has_taken_all_is_done_whatever_is_forgotten_since() -> None:
+    tail = tail_of(*[RED, BLUE] * 100, seconds=1000.0)
+    taking = tail.since(0, [RED, BLUE])
+    got = [next(taking).number for _ in range(180)]
+    tail.tick(1170.5)
+    got += [kept.number for kept in taking]
+    assert got == list(range(1, 201))
+
+
+def test_rule_3_what_is_forgotten_is_let_go_at_once() -> None:
+    class Text(str):
+        """Text that can be looked after."""
+
+        __slots__ = ("__weakref__",)
+
+    tail, texts = Tail(seconds=60.0, size=1 << 20), list[Any]()
+    for number in (1, 2):
+        text = Text("x")
+        texts.append(weakref.ref(text))
+        tail.mark("e", number)
+        tail.add(RED, emit(text), float(number))
+    del text
+    tail.tick(61.5)
+    gc.collect()
+    assert [text() is None for text in texts] == [True, False]
 
 
 def test_rule_2_what_was_before_the_first_message_is_not_known() -> None:

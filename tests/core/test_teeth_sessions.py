@@ -1,6 +1,6 @@
 """The machine of the sessions catches each of these mistakes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -54,7 +54,7 @@ class PassesOverWhatComesLate(Sessions):
 class RepeatsTheLast(Tail):
     """The place that a client names is among what it has missed."""
 
-    def since(self, number: int, subjects: Iterable[Any]) -> list[Kept]:
+    def since(self, number: int, subjects: Iterable[Any]) -> Iterator[Kept]:
         return super().since(max(0, number - 1), subjects)
 
 
@@ -74,20 +74,21 @@ class MarksTooFar(Served):
 
 
 def in_its_rooms_from_the_beginning(
-    kept: Iterable[Kept], start: int, sid: str, namespace: str, stays: Sequence[Stay]
-) -> list[Kept]:
+    start: int, sid: str, namespace: str, stays: Sequence[Stay]
+) -> Callable[[Kept], bool]:
     """What was sent to a room before the client came into it is owed, too."""
-    return sessions.missed(kept, start, sid, namespace, [msgspec.structs.replace(stay, joined=0) for stay in stays])
+    return sessions.owed(start, sid, namespace, [msgspec.structs.replace(stay, joined=0) for stay in stays])
 
 
-def whom_it_was_not_for(
-    kept: Iterable[Kept], start: int, sid: str, namespace: str, stays: Sequence[Stay]
-) -> list[Kept]:
+def whom_it_was_not_for(start: int, sid: str, namespace: str, stays: Sequence[Stay]) -> Callable[[Kept], bool]:
     """Those who are left out are not."""
-    plain = list(kept)
-    for one in plain:
-        one.emit = msgspec.structs.replace(one.emit, excluded=())
-    return sessions.missed(plain, start, sid, namespace, stays)
+    is_owed = sessions.owed(start, sid, namespace, stays)
+
+    def excluding_nobody(kept: Kept) -> bool:
+        kept.emit = msgspec.structs.replace(kept.emit, excluded=())
+        return is_owed(kept)
+
+    return excluding_nobody
 
 
 TWINS: list[tuple[str, Any]] = [
@@ -98,8 +99,8 @@ TWINS: list[tuple[str, Any]] = [
     ("Tail", RepeatsTheLast),
     ("Served", ForgetsWhoLeft),
     ("Served", MarksTooFar),
-    ("missed", in_its_rooms_from_the_beginning),
-    ("missed", whom_it_was_not_for),
+    ("owed", in_its_rooms_from_the_beginning),
+    ("owed", whom_it_was_not_for),
 ]
 
 
