@@ -11,8 +11,7 @@ What python-socketio has no words for are the operators (`operator`) and the ver
 
 import logging
 import os
-from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from typing import Any, Unpack, cast
 
 from roomcast.core.acks import Callback
@@ -22,25 +21,16 @@ from roomcast.core.broadcast import Answer, Broadcast, Collector, call
 from roomcast.core.broker import Gap, Subject
 from roomcast.core.claims import Claims
 from roomcast.core.client_queue import Bounds
-from roomcast.core.clients import NOT_HERE, Clients, addressed, skipped
+from roomcast.core.clients import Clients, addressed, skipped
 from roomcast.core.cluster import Cluster
 from roomcast.core.doorway import Doorway
+from roomcast.core.elsewhere import Elsewhere
 from roomcast.core.errors import BrokerUnavailable, WireError
 from roomcast.core.events import Handlers, ServerEvents
 from roomcast.core.fanout import FanOut
 from roomcast.core.gaps import GapHook
 from roomcast.core.health import Health
-from roomcast.core.messages import (
-    CloseRoom,
-    Disconnect,
-    Emit,
-    Join,
-    Leave,
-    Message,
-    Reply,
-    Selection,
-    encode_message,
-)
+from roomcast.core.messages import CloseRoom, Emit, Selection, encode_message
 from roomcast.core.node import Node
 from roomcast.core.options import Settings, options
 from roomcast.core.owed import Owed
@@ -104,6 +94,7 @@ class Adapter(Clients, Services):
         }
         recovery = node.settings.recovery
         self._recoveries = None if recovery is None else Recoveries(node, recovery, self, self._rooms)
+        self._elsewhere = Elsewhere(node, self._surveys, self._cluster, self._recoveries)
 
     def _counts(self) -> tuple[int, int]:
         return len(self._rooms), sum(len(self._rooms.rooms(namespace)) for namespace in self._rooms.namespaces())
@@ -311,7 +302,7 @@ class Adapter(Clients, Services):
         if (client := self._rooms.client(namespace, sid)) is not None:
             self.send_away(client)
             return self.is_connected(sid, namespace)
-        await self._disconnect_elsewhere(sid, namespace)
+        await self._elsewhere.disconnect(sid, namespace)
         return False
 
     async def disconnect(self, sid: str, namespace: str, **kwargs: Any) -> None:
@@ -327,7 +318,7 @@ class Adapter(Clients, Services):
             self.send_away(client)
             await self.server.disconnect(sid, namespace=namespace, ignore_queue=True)
         else:
-            await self._disconnect_elsewhere(sid, namespace)
+            await self._elsewhere.disconnect(sid, namespace)
 
     def _overtaken(self, sid: str, namespace: str) -> bool:
         return self._doorway is not None and self._doorway.overtaken(sid, namespace)
@@ -335,26 +326,6 @@ class Adapter(Clients, Services):
     def _is_going(self, sid: str, namespace: str) -> bool:
         client = self._rooms.client(namespace, sid)
         return client is not None and client.state is State.DISCONNECTING
-
-    async def _disconnect_elsewhere(self, sid: str, namespace: str) -> None:
-        if self._recoveries is not None:
-            self._recoveries.end(sid)
-        await self._ask_owner(sid, namespace, lambda number: Disconnect(number, Selection(namespace, (sid,))))
-
-    async def _ask_owner(self, sid: str, namespace: str, make: Callable[[int], Message]) -> Reply | None:
-        """What a client's node answers; None when there is no such node."""
-        node = self._node.holder(sid)
-        if node not in self._node.peers and node != self._node.id and self._node.running:
-            await self._node.met()  # a process that has just started has not heard of every node yet
-            node = self._node.holder(sid)
-        if node in self._node.peers:
-            return await self._surveys.ask(node, make, self._node.settings.request_timeout)
-        found: Reply | None = None
-        if not node and owner(sid) and self._node.reader is None:  # clients roam, and this node does not know where to
-            async with aclosing(self._cluster.replies(Address(namespace, (sid,)), make)) as replies:
-                async for _, reply in replies:
-                    found = reply if reply.value or reply.error else found
-        return found
 
     # What the server calls: rooms
 
@@ -369,12 +340,9 @@ class Adapter(Clients, Services):
         """
         room = room_name(room)
         if self._rooms.client(namespace, sid) is None:
-            join = Selection(namespace, (sid,))
-            reply = await self._ask_owner(sid, namespace, lambda number: Join(number, join, (room,)))
-            if reply is None or reply.error or not reply.value:
-                raise ValueError(NOT_HERE if reply is None else reply.error or NOT_HERE)
-            return
-        await self._answers.enter(Selection(namespace, (sid,)), (room,)).heard()
+            await self._elsewhere.enter(sid, namespace, room)
+        else:
+            await self._answers.enter(Selection(namespace, (sid,)), (room,)).heard()
 
     async def leave_room(self, sid: str, namespace: str, room: Room) -> None:
         """Take a client of any node out of a room; once it returns, nothing emitted later to it arrives.
@@ -387,8 +355,7 @@ class Adapter(Clients, Services):
         if self._rooms.client(namespace, sid) is not None:
             self.basic_leave_room(sid, namespace, room)
         else:
-            leave = Selection(namespace, (sid,))
-            await self._ask_owner(sid, namespace, lambda number: Leave(number, leave, (room,)))
+            await self._elsewhere.leave(sid, namespace, room)
 
     async def close_room(self, room: Room, namespace: str | None = None) -> None:
         """Take everyone out of a room, on every node, in order with what this node emits.
