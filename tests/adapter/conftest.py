@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.adapter.homes import Home
 from tests.adapter.servers import Cluster, serving
 from tests.services import SharedBrokers
 
@@ -36,4 +37,14 @@ async def alone() -> AsyncIterator[Cluster]:
     """A cluster on a memory broker, for what no broker can change."""
     async with serving(f"memory://m{uuid4().hex[:12]}") as cluster:
         yield cluster
+    gc.collect()
+
+
+@pytest.fixture
+async def home() -> AsyncIterator[Home]:
+    """A home on a log in memory."""
+    async with serving(f"memory+log://m{uuid4().hex[:12]}") as cluster:
+        home = Home(cluster)
+        yield home
+        await home.aclose()
     gc.collect()
