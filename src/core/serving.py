@@ -75,7 +75,7 @@ class Serving:
 
     def connected(self, client: Client) -> None:
         """A client is accepted: from now on it can come back."""
-        if (served := client.session) is not None and not served.unwanted and not self._closed:
+        if (served := _lasting(client)) is not None and not self._closed:
             self._served[served.pid] = served
             self._keep(served)
 

@@ -217,17 +217,32 @@ async def test_a_node_that_was_stopped_for_a_while_finds_that_its_client_has_gon
     assert await home.end(nodes[1], client) == [events([4])]
 
 
+@pytest.mark.parametrize("accepted", [True, False])
 async def test_a_node_that_had_more_to_say_of_a_client_than_was_known_ends_what_was_given_back_in_part(
-    home: Home,
+    home: Home, *, accepted: bool
 ) -> None:
+    """Also while the connect handler still runs."""
     nodes = await home.nodes()
     client = await home.client(nodes[0])
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def connect(_sid: str, _environ: Any, _auth: Any) -> None:
+        begun.set()
+        await go.wait()
+
+    nodes[1].sio.on("connect", connect)
     nodes[0].inside._node.publisher.hold(link_down=True)
     await nodes[0].sio.enter_room(client.sid, "late")
     await client.walk_out()
-    assert (await client.connect(nodes[1])).recovered, "nobody knows better"
+    await client.ask(nodes[1])
+    await begun.wait()
+    if accepted:
+        go.set()
+        await client.answered()
+        assert client.recovered, "nobody knows better"
     nodes[0].inside._node.publisher.release()
     await asyncio.wait_for(client.over.wait(), 5)
+    go.set()
     assert not (await client.connect(nodes[1])).recovered
     assert await home.end(nodes[0], client) == [[]]
 
