@@ -39,7 +39,7 @@ from roomcast.core.served import Served
 from roomcast.core.serving import Serving
 from roomcast.core.sessions import Asked, Denied, Ended, Granted, News, Session, owed
 from roomcast.core.silence import Silence
-from roomcast.core.tail import UNKNOWN, Kept, read_place
+from roomcast.core.tail import Kept, read_place
 from roomcast.core.wish import Wish, look_at, new_pid
 
 logger = logging.getLogger("roomcast")
@@ -236,15 +236,11 @@ class Recoveries:
             if stay.left is None:
                 with contextlib.suppress(ValueError):  # a sid's own room by now
                     clients.basic_enter_room(sid, namespace, stay.room)
-        served = Served.resumed(keep, term, client, UNKNOWN)
+        served = Served.resumed(keep, term, client)
         self.serving.resumed(client, served)
         self._eio.sockets[eio_sid].session[namespace] = _stored(keep)
-
-        def done(last: int) -> None:
-            if served.last == UNKNOWN:
-                served.last = last or place
-
-        self._fanout.hold(client, self._replays.frames(kept, wanted, keep.epoch, done))
+        frames = self._replays.frames(kept, wanted, keep.epoch, lambda last: served.replayed(last or place))
+        self._fanout.hold(client, frames)
 
     def _missed(self, session: Session, text: str | None) -> tuple[Iterator[Kept], Callable[[Kept], bool]]:
         """What was sent since a client got this place last, and whether it has missed one of that.

@@ -5,6 +5,7 @@
 2. Stays that have ended are kept, the last `_STAYS` of them, for a client that did not get what was sent before. From
    where one of them has been forgotten nothing can be replayed.
 3. After something of the log was not read, nothing can be replayed to who got nothing since.
+4. While a client is given what it missed, the last place that it was given is not known; nor is it after rule 3.
 
 Pure: places are numbers of the log.
 """
@@ -32,11 +33,12 @@ class Served:
 
     Attributes:
         term: counts its owners.
-        last: the place of the last packet that the client was given; `UNKNOWN` while it is given what it missed.
+        last: the place of the last packet that the client was given, or `UNKNOWN`.
         floor: from places before it nothing can be replayed (rule 2).
         kept: when it was described last, on the node's clock; None before the first time.
         number: of that description in this term.
         told: that description is on its way to all.
+        replaying: the client is given what it missed.
         parting: nothing that happens to the client changes it any more.
         unwanted: the application has sent the client away before its connect handler was done.
         timer: the shell's.
@@ -56,6 +58,7 @@ class Served:
         "number",
         "parting",
         "pid",
+        "replaying",
         "term",
         "timer",
         "told",
@@ -76,19 +79,27 @@ class Served:
         self.number = 0
         self.told = True
         self.parting = False
+        self.replaying = False
         self.unwanted = False
         self.timer: Any = None
         self._stays: dict[Room, int] = {}
         self._left: list[Stay] = []
 
     @classmethod
-    def resumed(cls, keep: Keep, term: int, client: Client, last: int) -> "Served":
-        """From what another owner, or this one before, has said of it."""
+    def resumed(cls, keep: Keep, term: int, client: Client) -> "Served":
+        """From what another owner, or this one before, has said of it (rule 4)."""
         served = cls(keep.pid, client, keep.namespace, born=keep.born, identity=keep.identity)
-        served.term, served.last, served.data, served.floor = term, last, keep.data, keep.floor
+        served.term, served.data, served.floor = term, keep.data, keep.floor
+        served.last, served.replaying = UNKNOWN, True
         served._stays = {stay.room: stay.joined for stay in keep.stays if stay.left is None}
         served._left = [stay for stay in keep.stays if stay.left is not None]
         return served
+
+    def replayed(self, last: int) -> None:
+        """The client was given all that it had missed; after this place it was given nothing of that (rule 4)."""
+        if self.replaying and self.last == UNKNOWN:
+            self.last = last
+        self.replaying = False
 
     def entered(self, room: Room, place: int) -> None:
         """The client came into a room (rule 1)."""
@@ -106,6 +117,7 @@ class Served:
     def cut(self, *, anew: bool) -> None:
         """Something of the log was not read (rule 3); `anew` when it is another log."""
         self.born = self.last = UNKNOWN
+        self.replaying = False
         if anew:
             self._left.clear()
             self.floor = 0

@@ -16,7 +16,7 @@ from roomcast.core.messages import Emit, Keep, Lost, Message, Packet, Part, Refu
 from roomcast.core.rooms import Client
 from roomcast.core.served import Served
 from roomcast.core.sessions import Asked, Denied, Ended, Granted, News, Session, Sessions, owed
-from roomcast.core.tail import UNKNOWN, Tail
+from roomcast.core.tail import Tail
 
 WINDOW = 100.0
 ALL = Subject("t.all")
@@ -228,9 +228,9 @@ class Cluster(RuleBasedStateMachine):
             self.say(node.name, Part(keep.pid, session.term, over=True))
             self.fresh(node, person)
             return
-        served = Served.resumed(keep, session.term, Client(keep.sid, ""), UNKNOWN)
+        served = Served.resumed(keep, session.term, Client(keep.sid, ""))
         self.keep(node, served)
-        served.last = (kept or [person.place or 0])[-1]
+        served.replayed((kept or [person.place or 0])[-1])
         node.served[keep.pid] = (served, person)
         person.node, person.alive, person.asking = node, True, None
         person.got += kept

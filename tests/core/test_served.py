@@ -60,7 +60,23 @@ def test_another_owner_goes_on_from_what_was_described() -> None:
     one.exited("red", 6)
     one.entered("blue", 7)
     keep = one.describe("e", 9)
-    other = Served.resumed(keep, 1, Client("sid", "other"), last=8)
+    other = Served.resumed(keep, 1, Client("sid", "other"))
+    other.replayed(8)
     again = other.describe("e", 10)
     assert (again.term, again.last, again.upto) == (1, 8, 10)
     assert (again.stays, again.born, again.data, again.identity) == (keep.stays, keep.born, keep.data, "me")
+
+
+def test_rule_4_while_a_client_is_given_what_it_missed_its_last_place_is_not_known() -> None:
+    """ "nor is it after rule 3" """
+    keep = served().describe("e", 9)
+    one, new, cut = (Served.resumed(keep, 1, Client("sid", "other")) for _ in range(3))
+    assert one.describe("e", 10).last == UNKNOWN
+    one.replayed(8)
+    assert one.describe("e", 10).last == 8
+    new.last = 11
+    new.replayed(8)
+    assert new.describe("e", 12).last == 11, "it was given something newer behind that"
+    cut.cut(anew=False)
+    cut.replayed(8)
+    assert cut.describe("e", 12).last == UNKNOWN, "what came after 8 was not read"

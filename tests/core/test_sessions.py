@@ -226,7 +226,7 @@ def test_a_place_of_a_session_before_says_that_a_client_got_nothing_in_this_one(
 
 def test_from_where_a_stay_was_forgotten_nothing_can_be_said() -> None:
     sessions = table("p")
-    served = Served.resumed(keep(), 0, Client("sid of p", "eio"), last=0)
+    served = Served.resumed(keep(), 0, Client("sid of p", "eio"))
     for number in range(70):
         served.entered(number, 20 + 2 * number)
         served.exited(number, 21 + 2 * number)
@@ -236,7 +236,7 @@ def test_from_where_a_stay_was_forgotten_nothing_can_be_said() -> None:
     assert session.keep.floor == 31
     assert session.start(None) == session.start(("e", 30)) == UNKNOWN
     assert session.start(("e", 31)) == 31
-    assert Served.resumed(session.keep, 1, Client("sid of p", "eio"), last=31).describe("e", 99).floor == 31
+    assert Served.resumed(session.keep, 1, Client("sid of p", "eio")).describe("e", 99).floor == 31
 
 
 def test_what_is_remembered_of_a_session_is_bounded() -> None:
