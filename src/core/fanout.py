@@ -75,6 +75,7 @@ class FanOut:
         self._pace = Pace()
         self._put = 0  # since `crowded` was last true
         self._closing: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
         self._dropped = 0
         self._told = -_QUIET
         self._install(server.eio)
@@ -110,7 +111,7 @@ class FanOut:
         queue = client.queue or self._queue_of(client)
         if queue is None or queue.socket.closed or queue.socket.closing:
             return False
-        client.queue = HeldQueue(queue, missed, self.bounds, cut=self.cut, lost=self._lost)
+        client.queue = HeldQueue(queue, missed, self.bounds, self._turn, cut=self.cut, lost=self._lost)
         return True
 
     def let_go(self, client: Client) -> Coroutine[Any, Any, None] | None:

@@ -5,12 +5,13 @@ It stands in the place of the client's queue.
 1. Nothing leaves before `let_go`. Then all of it does, in order, before anything that comes later.
 2. What was missed may be more than may wait for one client: it is handed on as fast as the client reads, so that what
    waits then is never more than half of that, with what waits for others on the same connection. It ends with the
-   client. It is taken from its source no earlier, in slices between which the loop runs. When the source has not all
-   of it any more, the client is lost.
+   client. It is taken from its source no earlier, and in slices: of all who wait one takes its turn each time the loop
+   runs, and no longer than `_TURN`. When the source has not all of it any more, the client is lost.
 3. What is new while the client waits is bounded as in the queue itself; beyond that the client is cut.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from itertools import chain
@@ -22,6 +23,7 @@ from roomcast.core.frames import Frame
 from roomcast.core.replay import Missed
 from roomcast.core.rooms import Client, State
 
+_TURN = 0.002  # seconds
 _LOOK = 1.0  # seconds between two looks whether a client that does not read is still there
 
 
@@ -30,8 +32,9 @@ class HeldQueue:
 
     Args:
         queue: its own; may be shared with clients of other namespaces on the same connection.
-        missed: what it gets first.
+        missed: what it gets first; None where a slice ends.
         bounds: see rules 2 and 3.
+        turn: shared by all who wait.
         cut: called with the queue when the client is cut.
         lost: called with the queue when not all that was missed can be given.
     """
@@ -41,11 +44,19 @@ class HeldQueue:
     items = ()
 
     def __init__(
-        self, queue: Any, missed: Missed, bounds: Bounds, *, cut: Callable[[Any], None], lost: Callable[[Any], None]
+        self,
+        queue: Any,
+        missed: Missed,
+        bounds: Bounds,
+        turn: asyncio.Lock,
+        *,
+        cut: Callable[[Any], None],
+        lost: Callable[[Any], None],
     ) -> None:
         self._queue = queue
         self._connection = queue.socket.queue
         self._bounds = bounds
+        self._turn = turn
         self._cut = cut
         self._lost = lost
         self._later: deque[Frame] = deque()
@@ -84,12 +95,23 @@ class HeldQueue:
 
     async def _go_on(self, client: Client) -> None:
         while not self._over:
-            await (asyncio.sleep(0) if self._next is None else self._taken())
-            if self.socket.closed or client.state is State.DISCONNECTING:
-                self._end()
-                return
-            self._hand_on()
+            if self._next is not None:
+                await self._taken()
+            async with self._turn:
+                if self.socket.closed or client.state is State.DISCONNECTING:
+                    self._end()
+                    return
+                self._take_turn()
+                if not self._over:
+                    await asyncio.sleep(0)
         client.queue = self._queue
+
+    def _take_turn(self) -> None:
+        until = time.perf_counter() + _TURN
+        while True:
+            self._hand_on()
+            if self._over or self._next is not None or time.perf_counter() >= until:
+                return
 
     async def _taken(self) -> None:
         """Return once the client has taken what waits for it, or is gone."""

@@ -17,7 +17,7 @@ from roomcast.core.tail import Kept, place_text
 
 Missed = Iterator[Frame | None]
 
-_SLICE = 200  # some of 5 us each
+_SLICE = 50  # some of 5 us each
 _OVERHEAD = 500  # bytes that a frame takes besides its text, which it has in two forms
 
 

@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any
 
+import pytest
+
+from roomcast.core import held_queue
 from roomcast.core.client_queue import Bounds
 from roomcast.core.errors import ReplayUnavailable
 from roomcast.core.frames import Frame
@@ -57,9 +60,15 @@ def frames(count: int, size: int = 1) -> list[Frame]:
     return [Frame(("x" * size,)) for _ in range(count)]
 
 
-def held(queue: Queue, missed: Iterable[Frame | None]) -> tuple[HeldQueue, Client, list[Any]]:
+def held(
+    queue: Queue, missed: Iterable[Frame | None], turn: asyncio.Lock | None = None
+) -> tuple[HeldQueue, Client, list[Any]]:
     client, cut = Client("sid", "eio"), list[Any]()
-    client.queue = HeldQueue(queue, iter(missed), BOUNDS, cut=cut.append, lost=lambda _: cut.append("lost"))
+
+    def lost(_queue: Any) -> None:
+        cut.append("lost")
+
+    client.queue = HeldQueue(queue, iter(missed), BOUNDS, turn or asyncio.Lock(), cut=cut.append, lost=lost)
     return client.queue, client, cut
 
 
@@ -137,8 +146,9 @@ async def test_rule_2_it_ends_with_the_connection() -> None:
         assert len(queue.taken) == 2
 
 
-async def test_rule_2_what_was_missed_is_taken_no_earlier_and_in_slices() -> None:
-    """ "It is taken from its source no earlier, in slices between which the loop runs." """
+async def test_rule_2_what_was_missed_is_taken_no_earlier_and_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "It is taken from its source no earlier, and in slices" """
+    monkeypatch.setattr(held_queue, "_TURN", 0.0)
     queue, missed = Queue(), frames(3)
     taken: list[Frame | None] = []
 
@@ -156,13 +166,37 @@ async def test_rule_2_what_was_missed_is_taken_no_earlier_and_in_slices() -> Non
     assert more is not None
     going = asyncio.ensure_future(more)
     await asyncio.sleep(0)
-    await asyncio.sleep(0)
     assert (taken, queue.taken) == ([None, missed[0], None], missed[:1])
     while not going.done():
         await asyncio.sleep(0)
         queue.read()
     assert queue.taken == [*missed, new]
     assert client.queue is queue
+
+
+async def test_rule_2_of_all_who_wait_one_takes_its_turn_each_time_the_loop_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(held_queue, "_TURN", 0.0)
+    taken: list[int] = []
+
+    def source(number: int) -> Iterator[Frame | None]:
+        for _ in range(5):
+            taken.append(number)
+            yield None
+
+    turn, going = asyncio.Lock(), list[asyncio.Future[None]]()
+    for number in range(10):
+        waiting, client, _ = held(Queue(), source(number), turn)
+        more = waiting.let_go(client)
+        assert more is not None
+        going.append(asyncio.ensure_future(more))
+    assert taken == list(range(10)), "the first slice at once"
+    while not all(one.done() for one in going):
+        before = len(taken)
+        await asyncio.sleep(0)
+        assert len(taken) <= before + 1
+    assert sorted(taken) == sorted([*range(10)] * 5)
 
 
 async def test_rule_2_a_client_is_lost_of_which_not_all_is_held_any_more() -> None:
