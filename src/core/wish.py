@@ -1,4 +1,11 @@
-"""What a client says of itself as it connects: the pid of the session that it had, and the last place that it got."""
+"""What a client says of itself as it connects: the pid of the session that it had, and the last place that it got.
+
+1. A pid is text as long as those that are given here. Any other is the application's own, and so is all that stands
+   beside it.
+2. A client that got nothing yet names no place. One that names what cannot be a place, such as a number (an `offset` of
+   the application's own wins over the client's), may have got something: its place is not one of the log.
+3. The rest of `auth` is the application's.
+"""
 
 import secrets
 from dataclasses import dataclass
@@ -7,6 +14,7 @@ from typing import Any, cast
 from roomcast.core.options import Recovery
 
 _PID = 18  # random bytes
+_NO_PLACE = ""  # is never one of a log
 
 
 def new_pid() -> str:
@@ -48,4 +56,4 @@ def _without_recovery(auth: Any) -> tuple[str, str | None, Any]:
     pid, place = own.pop("pid", None), own.pop("offset", None)
     if not isinstance(pid, str) or len(pid) != _PID * 4 // 3:  # there is none, or it is the application's own
         return "", None, cast("Any", auth)
-    return pid, place if isinstance(place, str) else None, own or None
+    return pid, place if place is None or isinstance(place, str) else _NO_PLACE, own or None
