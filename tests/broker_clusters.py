@@ -123,7 +123,7 @@ def greeting(port: int) -> dict[str, Any]:
 
 
 class RabbitMember(RabbitServer):
-    """A RabbitMQ node that starts beside others, so it may take longer."""
+    """A RabbitMQ node of a cluster, which it joins as it starts; so it may take longer."""
 
     patience = 100.0
 
