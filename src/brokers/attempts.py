@@ -35,6 +35,23 @@ FIRST_PAUSE = 0.02
 """Seconds before the second attempt in a row."""
 
 
+class Pauses:
+    """The pauses before attempts in a row: none, then longer each time up to a bound, with jitter."""
+
+    def __init__(self, longest: float) -> None:
+        self._longest = longest
+        self._pause = 0.0
+
+    async def wait(self) -> None:
+        """Let the next pause pass."""
+        pause, self._pause = self._pause, min(max(2 * self._pause, FIRST_PAUSE), self._longest)
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - only jitter
+
+    def forget(self) -> None:
+        """The next attempt is the first one of a row."""
+        self._pause = 0.0
+
+
 class Kept(Protocol):
     """A link that is replaced when it is over."""
 
@@ -91,17 +108,16 @@ async def keep(
         longest: seconds between two attempts, at most.
     """
     loop = asyncio.get_running_loop()
-    pause, said = 0.0, ""
+    pauses, said = Pauses(longest), ""
     since = loop.time()
     try:
         while True:
             await link.over.wait()
             await link.aclose()
             if loop.time() - since > SETTLED:
-                pause = 0.0
+                pauses.forget()
             while True:
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - only jitter
-                pause = min(max(2 * pause, FIRST_PAUSE), longest)
+                await pauses.wait()
                 try:
                     link = await connect()
                 except (BrokerError, ConfigurationError) as exc:

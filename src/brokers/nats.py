@@ -8,7 +8,6 @@ to the next one (`nats_servers`). How a subscription holds in a whole cluster: `
 import asyncio
 import importlib.util
 import logging
-import random
 import re
 import ssl
 from collections import UserString
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from roomcast.brokers.attempts import each_once
+from roomcast.brokers.attempts import each_once, keep
 from roomcast.brokers.nats_link import Link, Publishing
 from roomcast.brokers.nats_servers import Servers
 from roomcast.core.arrivals import Arrivals
@@ -36,12 +35,10 @@ _logger = logging.getLogger(__name__)
 
 _FLUSH = 1.0
 """Seconds that `aclose` waits for the confirmation of what was accepted."""
-_DELAY, _LONGEST_DELAY = 0.05, 0.3
-"""Seconds between attempts to reconnect: after the first failure, and the cap; peers wait for the last one back."""
+_LONGEST_DELAY = 0.3
+"""Seconds between attempts to reconnect, at most; peers wait for the last one back."""
 _TIDY = 2.0
 """Seconds that a cancelled task gets to tidy up before it is cancelled again."""
-_SETTLED = 1.0
-"""Seconds a link must have lived for the next one to be tried at once."""
 _JWT = re.compile(r"-BEGIN NATS USER JWT-+\s+([\w-]+\.[\w-]+\.[\w-]+)\s", re.ASCII)
 _SEED = re.compile(r"^[ \t]*(SU[A-Z2-7]{56})[ \t\r]*$", re.MULTILINE)
 
@@ -69,9 +66,7 @@ class NatsBroker:
         self._subjects: dict[Subject, None] = {}
         self._arrivals = Arrivals(config.buffer, self._check_open)
         self._link: Link | None = None
-        self._broken: Link | None = None
-        self._break = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[Any] | None = None
         self._closed = False
         self._gone = asyncio.Event()
         self.guarantees = Guarantees(order="publisher", confirmed=True, max_payload=config.max_payload)
@@ -88,8 +83,8 @@ class NatsBroker:
             await _end(connecting)
             self._keeper = None
         self._check_open()  # rule 11: aclose ends a start
-        connecting.result()
-        self._keeper = asyncio.create_task(self._keep(), name="roomcast-nats")
+        keeping = keep(connecting.result(), self._connect, self._drop, self._restored, longest=_LONGEST_DELAY)
+        self._keeper = asyncio.create_task(keeping, name="roomcast-nats")
 
     async def aclose(self) -> None:
         """Flush and disconnect; blocked calls raise `BrokerClosed` (rule 11)."""
@@ -108,9 +103,8 @@ class NatsBroker:
             try:
                 if self._keeper is not None:
                     await _end(self._keeper)
-                for left in (link, self._broken):
-                    if left is not None:
-                        await left.discard()
+                if link is not None:
+                    await link.aclose()
             finally:
                 self._gone.set()
 
@@ -166,13 +160,14 @@ class NatsBroker:
         """All that has arrived, at least one event (rule 7)."""
         return await self._arrivals.take()
 
-    async def _connect(self) -> None:
+    async def _connect(self) -> Link:
         """Try each server once, all within `connect_timeout`."""
         link = await each_once(len(self._servers), self._config.connect_timeout, self._open)
         limit = min(self._config.max_payload, link.max_payload)
         order: Order = "publisher" if link.ordered else "subject"
         self.guarantees = replace(self.guarantees, order=order, max_payload=limit, barrier=link.scope)
         self._link = link
+        return link
 
     async def _open(self, timeout: float) -> Link:
         """A link to the next server, with all subjects heard."""
@@ -192,13 +187,13 @@ class NatsBroker:
                     raise BrokerUnavailable(str(refusal), broker="nats") from refusal
             await link.unsubscribe([subject for subject in link.subjects if subject not in self._subjects])
             await link.settle()
-            if link.lost:
+            if link.over.is_set():
                 raise BrokerUnavailable("The connection to NATS was lost at once.", broker="nats")
             opened = True
             return link
         finally:
             if not opened:
-                await link.discard()
+                await link.aclose()
 
     def _learn(self, link: Link) -> None:
         if self._gossip:
@@ -211,45 +206,21 @@ class NatsBroker:
         except ConfigurationError as exc:
             raise BrokerUnavailable(str(exc), broker="nats") from exc
 
-    async def _keep(self) -> None:
-        """Reconnect for ever: at once, then with jittered back-off (rule 1)."""
-        loop = asyncio.get_running_loop()
-        failures, since, said = 0, loop.time(), ""
-        while True:
-            await self._break.wait()
-            self._break.clear()
-            if (broken := self._broken) is not None:
-                self._learn(broken)
-                await broken.discard()
-                self._broken = None
-            failures = 0 if loop.time() - since > _SETTLED else failures + 1
-            while self._link is None:
-                if rounds := failures // len(self._servers):
-                    delay = min(_LONGEST_DELAY, _DELAY * 2 ** min(rounds - 1, 16))
-                    await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-                try:
-                    link = await self._open(self._config.connect_timeout)
-                except BrokerUnavailable as exc:
-                    if self._closed:
-                        return  # the cancellation was swallowed: see _end
-                    failures += 1
-                    if said != (said := str(exc)):
-                        _logger.warning("Trying to restore the link: %s", said)
-                else:
-                    if self._closed:
-                        await link.discard()
-                        return
-                    self._link = link
-            since, said = loop.time(), ""
-            self._arrivals.gap(Gap("reconnected"))
-            _logger.info("Connected to NATS again, at %s.", self._server.url)
+    async def _drop(self, link: Link) -> None:
+        if self._link is link:
+            self._link = None
+        await link.aclose()
+
+    def _restored(self) -> None:
+        self._arrivals.gap(Gap("reconnected"))
+        _logger.info("Connected to NATS again, at %s.", self._server.url)
 
     def _on_lost(self, link: Link, reason: Exception) -> None:
         if link is not self._link:
             return
-        self._link, self._broken = None, link
+        self._link = None
+        self._learn(link)
         self._arrivals.gap(Gap("disconnected", ongoing=True))
-        self._break.set()
         _logger.warning("The connection to NATS at %s was lost: %s", self._server.url, reason)
 
     def _deliver(self, subject: Subject, payload: bytes) -> None:
@@ -266,7 +237,7 @@ class NatsBroker:
         return BrokerUnavailable("NATS is not connected.", broker="nats")
 
 
-async def _end(task: "asyncio.Task[None]") -> None:
+async def _end(task: "asyncio.Task[Any]") -> None:
     """Cancel a task, again if need be: `wait_for` of CPython 3.11, in the library, can swallow a cancellation."""
     while not task.done():
         task.cancel()

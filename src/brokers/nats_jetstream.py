@@ -178,7 +178,7 @@ class JetStreamDriver:
             if exc.code != _NO_STREAM:
                 raise BrokerError(f"JetStream does not delete the log: {exc}.", broker=NAME) from exc
         finally:
-            await wire.discard()
+            await wire.aclose()
 
 
 class JetStreamBroker(LogBroker):

@@ -204,7 +204,7 @@ class JetStreamLink:
                 page.append(entry)
         finally:
             del self._replaying[request]
-        if self.wire.lost:
+        if self.wire.over.is_set():
             raise BrokerUnavailable("The connection to NATS was lost.", broker=NAME)
         return page
 
@@ -327,12 +327,12 @@ class JetStreamLink:
         """Leave no consumer, task or socket behind."""
         self._ended = True
         try:
-            if self._readings and not self.wire.lost:
+            if self._readings and not self.wire.over.is_set():
                 with suppress(BrokerUnavailable, TimeoutError):  # then they go by themselves
                     async with asyncio.timeout(_GOODBYE):
                         for reading in self._readings.values():
                             await self._remove(reading.stream, reading.consumer)
                         await self.wire.barrier()
         finally:
-            await self.wire.discard()
+            await self.wire.aclose()
             await asyncio.gather(*self._tasks, return_exceptions=True)

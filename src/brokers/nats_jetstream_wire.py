@@ -121,7 +121,7 @@ class Wire(Link):
     def append(self, subject: str, payload: bytes, settle: Settle, once: str | None) -> Appending:
         """Take an append in the order of the calls."""
         future: Appending = self._loop.create_future()
-        if self.lost:
+        if self.over.is_set():
             failed(future, BrokerUnavailable("NATS is not connected.", broker=NAME), self._said)
         else:
             self._appends.append((subject, payload, future, settle, once))
@@ -185,7 +185,7 @@ class Wire(Link):
 
     def lose(self, reason: Exception) -> None:
         """End with everything that waits."""
-        if not self.lost:
+        if not self.over.is_set():
             kind = BrokerClosed if isinstance(reason, BrokerClosed) else BrokerUnavailable
             self.fail(kind("The connection to NATS ended before the message was sent.", broker=NAME), reason)
             super().lose(reason)
@@ -217,7 +217,7 @@ class Wire(Link):
             failed(future, PublishRejected(f"NATS does not take the message: {exc}.", broker=NAME), exc)
 
     def _take(self, message: Msg) -> None:
-        if self.lost:
+        if self.over.is_set():
             return
         if message.reply.startswith("$JS.ACK.") and message.subject.startswith(self._log):
             self._arrivals += 1

@@ -53,7 +53,7 @@ class Link:
     """A connection that is opened once, used, and lost or discarded once.
 
     Attributes:
-        lost: nothing arrives and nothing can be sent any more.
+        over: set once nothing arrives and nothing can be sent any more.
         max_payload: what this server carries, in bytes.
         ordered: deliveries keep the order of arrival across subjects.
     """
@@ -88,7 +88,7 @@ class Link:
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._said: Exception | None = None
-        self.lost = False
+        self.over = asyncio.Event()
         self.ordered = True
         self.max_payload = 0
 
@@ -178,7 +178,7 @@ class Link:
         with self._losing():
             if self._reach is not None and self._reach.beyond:
                 await self._reach.everywhere(2 * self._heartbeat)
-                echoed = not self.lost
+                echoed = not self.over.is_set()
             else:
                 echoed = await (await self._send_marker())
         if not echoed:
@@ -215,9 +215,9 @@ class Link:
 
     def lose(self, reason: Exception) -> None:
         """Fail what is in flight, each by what is certain about it, and say that the link is gone."""
-        if self.lost:
+        if self.over.is_set():
             return
-        self.lost = True
+        self.over.set()
         self._said = reason
         if self._reach is not None:
             self._reach.lose()
@@ -241,10 +241,10 @@ class Link:
         if self._on_lost is not None:
             self._on_lost(self, reason)
 
-    async def discard(self) -> None:
+    async def aclose(self) -> None:
         """Leave no task and no socket behind; a link that was not lost says nothing about it."""
         self._on_lost = None
-        graceful = not self.lost
+        graceful = not self.over.is_set()
         self.lose(BrokerClosed("The NATS broker is closed.", broker="nats"))
         inner: list[asyncio.Task[Any]] = [
             task for task in vars(self._client).values() if isinstance(task, asyncio.Task)
@@ -290,7 +290,7 @@ class Link:
 
     def _take(self, message: Msg) -> None:
         """What the server sent, in order; an exception here would end the library's read loop."""
-        if self.lost:
+        if self.over.is_set():
             return
         self._arrivals += 1
         if message.subject != self._echo:
@@ -356,7 +356,7 @@ class Link:
     async def _send_marker(self) -> asyncio.Future[bool]:
         marker = self._next_marker()
         echo: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        if self.lost:
+        if self.over.is_set():
             echo.set_result(False)
         else:
             self._echoes[marker] = echo

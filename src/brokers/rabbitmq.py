@@ -27,10 +27,10 @@ import secrets
 import ssl
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
-from roomcast.brokers.attempts import cancelling, each_once
+from roomcast.brokers.attempts import cancelling, each_once, keep
 from roomcast.brokers.rabbitmq_link import Confirm, Link, closed, fail, translated
 from roomcast.brokers.rabbitmq_servers import servers
 from roomcast.core.arrivals import Arrivals
@@ -45,7 +45,7 @@ from roomcast.core.errors import (
 
 _PARTITIONS = 256  # binds take 0.1 ms each, pipelined, on one server and more in a cluster: no bind per room
 _READ_LIMIT = 256 * 1024  # bytes read ahead; holds more than one AMQP frame
-_BACKOFF, _BACKOFF_CAP = 0.05, 1.0  # seconds between two attempts to reconnect: at first, and at most
+_LONGEST_DELAY = 0.3  # seconds between two attempts to reconnect, at most
 
 _log = logging.getLogger(__name__)
 
@@ -68,10 +68,10 @@ class RabbitBroker:
         self._subjects: set[Subject] = set()
         self._arrivals = Arrivals(config.buffer, self._check_open)
         self._link: Link | None = None
-        self._keeper: asyncio.Task[None] | None = None
-        self._disposals: set[asyncio.Task[None]] = set()
+        self._keeper: asyncio.Task[Any] | None = None
         self._was_lost = False
         self._closed = False
+        self._gone = asyncio.Event()
         self.guarantees = Guarantees(
             order="publisher", confirmed=True, max_payload=config.max_payload, partitions=_PARTITIONS
         )
@@ -81,29 +81,39 @@ class RabbitBroker:
         self._check_open()
         if self._keeper is not None:
             return
-        first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._keeper = asyncio.create_task(self._keep(first))
+        self._keeper = connecting = asyncio.create_task(self._connect(), name="roomcast-rabbitmq-start")
         try:
-            await asyncio.wait({first})
-        except asyncio.CancelledError:
-            await self._stop_keeper()
-            raise
-        if (error := first.exception()) is not None:
-            await self._stop_keeper()
-            raise error
+            await asyncio.wait((connecting,))
+        finally:
+            self._keeper = None
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
+            if self._closed or cancelling():
+                await self._drop(self._link)
+        self._check_open()  # rule 11: aclose ends a start
+        keeping = keep(connecting.result(), self._connect, self._drop, self._restored, longest=_LONGEST_DELAY)
+        self._keeper = asyncio.create_task(keeping, name="roomcast-rabbitmq-link")
 
     async def aclose(self) -> None:
         """Flush, delete the queue, disconnect; blocked calls raise `BrokerClosed` (rule 11)."""
+        if self._closed:
+            await self._gone.wait()
+            return
         self._closed = True
         self._arrivals.wake()
         link, self._link = self._link, None
-        await self._stop_keeper()
-        if link is not None:
-            try:
+        try:
+            if link is not None:
                 await link.finish()
+        finally:
+            if self._keeper is not None:
+                self._keeper.cancel()
+            try:
+                await self._drop(link)
+                if self._keeper is not None:
+                    await asyncio.gather(self._keeper, return_exceptions=True)
             finally:
-                self._discard(link, graceful=True)
-        await self._stop_keeper()
+                self._gone.set()
 
     def publish(self, subject: Subject, payload: bytes, /) -> asyncio.Future[Position | None]:
         """Send one message; the future is done when the server has confirmed it (rules 4 and 5).
@@ -141,47 +151,11 @@ class RabbitBroker:
         """All that has arrived, at least one event (rule 7)."""
         return await self._arrivals.take()
 
-    # One task keeps a link up, for ever.
-
-    async def _keep(self, first: asyncio.Future[None]) -> None:
-        try:
-            link = await self._begin()
-        except RoomcastError as exc:
-            first.set_exception(exc)
-            return
-        except asyncio.CancelledError:
-            fail(first, closed())
-            raise
-        first.set_result(None)
-        loop = asyncio.get_running_loop()
-        failures = 0
-        while True:
-            born = loop.time()
-            await link.lost.wait()
-            _log.warning("The link to RabbitMQ at %s was lost: %s.", self._server, link.why)
-            self._discard(link)
-            # A server that cuts each new link at once must not be hammered.
-            failures = 0 if loop.time() - born > 2 * _BACKOFF_CAP else failures + 1
-            link, failures = await self._reconnect(failures)
-            _log.info("The link to RabbitMQ is up again, at %s.", self._server)
-
-    async def _begin(self) -> Link:
+    async def _connect(self) -> Link:
         """A link to one of the servers, each tried once, all within `connect_timeout`."""
-        return await each_once(len(self._servers), self._config.connect_timeout, self._connect)
+        return await each_once(len(self._servers), self._config.connect_timeout, self._open)
 
-    async def _reconnect(self, failures: int) -> tuple[Link, int]:
-        """The next link, and how many attempts have failed in a row: each server is tried before the first pause."""
-        while True:
-            if rounds := failures // len(self._servers):
-                pause = min(_BACKOFF_CAP, _BACKOFF * 2 ** min(rounds - 1, 16))
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
-            try:
-                return await self._connect(self._config.connect_timeout), failures
-            except RoomcastError as exc:
-                failures += 1
-                _log.debug("RabbitMQ is still out of reach: %s", exc)
-
-    async def _connect(self, timeout: float) -> Link:
+    async def _open(self, timeout: float) -> Link:
         """A link to the next server with every subject restored (rule 1), or an error that says what is wrong (13)."""
         self._server = self._servers[(self._servers.index(self._server) + 1) % len(self._servers)]
         link: Link | None = None
@@ -199,7 +173,7 @@ class RabbitBroker:
         except BaseException as exc:
             if link is not None:
                 link.lose("it could not be opened")
-                self._discard(link)
+                await link.aclose()
             # aiormq raises a CancelledError that nobody sent when a connection ends under a call (rule 5).
             foreign = isinstance(exc, asyncio.CancelledError) and not cancelling()
             if isinstance(exc, RoomcastError) or not (foreign or isinstance(exc, Exception)):
@@ -217,23 +191,23 @@ class RabbitBroker:
         streams = await asyncio.open_connection(server.host, server.port, ssl=self._tls, limit=_READ_LIMIT)
         return Link(streams, server.url, self._config)
 
-    def _discard(self, link: Link, *, graceful: bool = False) -> None:
-        task = asyncio.create_task(link.dispose(graceful=graceful))
-        self._disposals.add(task)
-        task.add_done_callback(self._disposals.discard)
+    async def _drop(self, link: Link | None) -> None:
+        """End a link on purpose, and wait until nothing of it is left."""
+        if link is None:
+            return
+        if self._link is link:
+            self._link = None
+        link.end(BrokerClosed if self._closed else BrokerUnavailable)
+        await link.aclose()
 
-    async def _stop_keeper(self) -> None:
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.cancel()
-            await asyncio.wait({keeper})
-        if self._disposals:
-            await asyncio.wait(tuple(self._disposals))
+    def _restored(self) -> None:
+        _log.info("The link to RabbitMQ is up again, at %s.", self._server)
 
     def _on_lost(self, link: Link) -> None:
         if self._link is link:  # else aclose took it
             self._link = None
             self._was_lost = True
+            _log.warning("The link to RabbitMQ at %s was lost: %s.", self._server, link.why)
             self._arrivals.gap(Gap("disconnected", ongoing=True))
 
     def _check_open(self) -> None:

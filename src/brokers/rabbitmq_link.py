@@ -17,6 +17,7 @@ from typing import Any, Protocol, cast
 from roomcast.core.broker import Barrier, BrokerConfig, Delivery, Position, Subject
 from roomcast.core.errors import (
     BrokerClosed,
+    BrokerError,
     BrokerUnavailable,
     ConfigurationError,
     PublishUnconfirmed,
@@ -42,6 +43,7 @@ _BATCH = 64 * 1024  # bytes handed to the socket in one write
 _HEADS = 1024  # marshalled method frames kept, one per subject
 _FLUSH = 1.0  # seconds to wait for confirms at the end, and again for the server's goodbye
 _DISPOSE = 3.0  # seconds that aiormq gets to end its tasks once the socket is gone
+_BY_US = "closed by this node"
 _ATTEMPTS = 5  # how often the exchange may vanish between declare and bind
 _DEAF = 4  # heartbeats after which a missing echo counts although other frames still come
 # A nack speaks for all queues that a message went to: one of them may have died with its server, or be full, and the
@@ -118,7 +120,7 @@ class Link:
         self._heard = self._loop.time()
         self._closing = False
         self._on_lost: Callable[[Link], None] | None = None
-        self.lost = asyncio.Event()
+        self.over = asyncio.Event()
         self.why = ""
 
     async def open(self, name: str) -> None:
@@ -215,7 +217,7 @@ class Link:
 
     def check(self) -> None:
         """Raise when this life is over."""
-        if self.lost.is_set():
+        if self.over.is_set():
             raise self._gone()
 
     async def _settled(self) -> None:
@@ -238,14 +240,14 @@ class Link:
         except (TimeoutError, BrokerUnavailable):
             self._transport.abort()
         finally:
-            self.lose("closed by this node", by_us=True)
+            self.end(BrokerClosed)
 
     def lose(self, why: str, cause: BaseException | None = None, *, by_us: bool = False) -> None:
         """End this life: everything that waits on it fails, each with what is certain about it (rule 5)."""
-        if self.lost.is_set():
+        if self.over.is_set():
             return
         self.why = why
-        self.lost.set()
+        self.over.set()
         for task in self._tasks:
             task.cancel()
         for confirm in self._unconfirmed.values():
@@ -259,11 +261,16 @@ class Link:
         if self._on_lost is not None:
             self._on_lost(self)
 
-    async def dispose(self, *, graceful: bool = False) -> None:
+    def end(self, error: type[BrokerError]) -> None:
+        """Stop on purpose; what was not sent fails with this error."""
+        self.lose(_BY_US, by_us=error is BrokerClosed)
+
+    async def aclose(self) -> None:
         """Leave no socket and no task of the client behind."""
-        if not graceful:
+        self.end(BrokerUnavailable)
+        if self.why != _BY_US:
             self._transport.abort()
-        reason = amqp.ConnectionClosed(320, "closed by this node")
+        reason = amqp.ConnectionClosed(320, _BY_US)
         try:
             for patience in (_FLUSH, _DISPOSE):
                 try:
@@ -372,7 +379,7 @@ class Link:
         self._chunks.clear()
         if self._incoming == self._name:
             self._echoed.set()
-        elif not self.lost.is_set():
+        elif not self.over.is_set():
             self._deliver(Delivery(self._incoming, payload))
 
     def _confirmed(self, tag: int, multiple: bool) -> list[Confirm]:

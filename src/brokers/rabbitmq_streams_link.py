@@ -36,7 +36,7 @@ from roomcast.brokers.rabbitmq_streams_messages import (
     time_of,
 )
 from roomcast.core.broker import BrokerConfig, Subject
-from roomcast.core.errors import BrokerClosed, BrokerError, BrokerUnavailable, ConfigurationError, ReplayUnavailable
+from roomcast.core.errors import BrokerError, BrokerUnavailable, ConfigurationError, ReplayUnavailable
 
 try:
     import aiormq.exceptions as amqp
@@ -88,11 +88,6 @@ class StreamsLink(Link):
         self._held: list[Message] | None = None  # what comes before the link is known to be good
         self._proofs: list[asyncio.Future[bool]] = []
 
-    @property
-    def over(self) -> asyncio.Event:
-        """Set once the link is lost or ended."""
-        return self.lost
-
     # Opening.
 
     async def log_in(self) -> None:
@@ -133,7 +128,7 @@ class StreamsLink(Link):
         await asyncio.wait(self._proofs, timeout=_PATIENCE)  # nothing comes from behind the end
         if not all(proof.done() and proof.result() for proof in self._proofs):
             self.lose("the log is not as it was")
-        if self.lost.is_set():
+        if self.over.is_set():
             return False
         now = time.time()
         self._found([View(Place(place.epoch, -1), place, time=now) for place in places])
@@ -233,7 +228,7 @@ class StreamsLink(Link):
     def append(self, stream: int, subject: Subject, payload: bytes, once: Once | None) -> Appending:
         """Queue one message; RabbitMQ does not know what was sent before, so numbers are left to receivers."""
         del stream, once
-        if self.lost.is_set():
+        if self.over.is_set():
             future: Appending = self._loop.create_future()
             fail(future, self._gone())
             return future
@@ -304,13 +299,11 @@ class StreamsLink(Link):
     def end(self, error: type[BrokerError]) -> None:
         """Stop on purpose."""
         self._ended = True
-        self.lose("closed by this node", by_us=error is BrokerClosed)
+        super().end(error)
 
     async def aclose(self) -> None:
         """Leave no socket and no task behind."""
-        self._ended = True
-        self.lose("closed by this node")
-        await self.dispose(graceful=self.why == "closed by this node")
+        await super().aclose()
         if self._waiting is not None:
             await asyncio.gather(self._waiting, return_exceptions=True)
 
@@ -378,7 +371,7 @@ class StreamsLink(Link):
         payload = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         stream, header = self._from, self._header
-        if self.lost.is_set() or header is None or not 0 <= stream < self._count:
+        if self.over.is_set() or header is None or not 0 <= stream < self._count:
             return
         if self._held is None:
             self._take(stream, header, payload)

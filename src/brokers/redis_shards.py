@@ -16,11 +16,11 @@
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
+from roomcast.brokers.attempts import SETTLED, Pauses
 from roomcast.brokers.redis import Listener, names_of
 from roomcast.brokers.redis_cluster_link import Elsewhere, Publish, ShardLink
 from roomcast.brokers.redis_servers import Address, Servers
@@ -31,10 +31,8 @@ from roomcast.core.errors import BrokerError, BrokerUnavailable, ConfigurationEr
 
 _logger = logging.getLogger(__name__)
 
-_DELAY, _LONGEST_DELAY = 0.05, 0.3
-"""Seconds between attempts to mend: the second attempt's, and the cap."""
-_SETTLED = 1.0
-"""Seconds that all must have been well for the next attempt to be made at once."""
+_LONGEST_DELAY = 0.3
+"""Seconds between attempts to mend, at most; the next one is made at once when all was well for `SETTLED`."""
 _PATIENCE = 0.3
 """Seconds to wait for one server before another one is asked as well."""
 _HOPS = 5
@@ -191,17 +189,16 @@ class Shards:
     async def _keep(self) -> None:
         """Mend whatever breaks, for ever; look for changes that nobody told once in each heartbeat."""
         loop = asyncio.get_running_loop()
-        delay = 0.0
+        pauses = Pauses(_LONGEST_DELAY)
         while True:
             if self._whole:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._config.heartbeat):
                         await self._wake.wait()
-                if loop.time() - self._since > _SETTLED:
-                    delay = 0.0
+                if loop.time() - self._since > SETTLED:
+                    pauses.forget()
             if not self._whole:
-                await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - only jitter
-                delay = min(max(2 * delay, _DELAY), _LONGEST_DELAY)
+                await pauses.wait()
             self._wake.clear()
             try:
                 await self._mend()
@@ -219,7 +216,7 @@ class Shards:
             self._listener.tell(Gap("reconnected"))
         elif self._told == "all" and self._links:
             self._first = self._first or now
-            if now - self._first > _SETTLED:
+            if now - self._first > SETTLED:
                 self._told = "some"
                 self._listener.tell(Gap("reconnected", ongoing=True, partial=True))
         else:
