@@ -98,7 +98,7 @@ async def _crash(stage: Stage) -> None:
 
 
 STAYS_DOWN = "roomcast-amqp-streams"
-"""RabbitMQ 3.10, as the only server, does not always bring a stream back after it was killed."""
+"""RabbitMQ, as the only server, does not find a stream again when it was killed in the half second after its making."""
 
 FAULTS = {
     "kill": Fault(
