@@ -59,6 +59,7 @@ class Node:
         reader: reads the whole log first, where there is recovery.
         paced: the clients that what is read from a log goes to.
         receiver: its receiving half.
+        linked: set while there is a link to the broker.
         on_left: each called with the id of a node that is gone.
         on_beat: each called once in each heartbeat.
         on_close: each called when this node closes, before the broker does.
@@ -142,7 +143,7 @@ class Node:
             everything=recovery is not None,
         )
         self.always = frozenset({self.subjects.control, self.subjects.inbox(self.id)})
-        self._connected = False
+        self.linked = asyncio.Event()
         self._deaf = False
         self._problem = f"the {self._who} is not started"
         self._loops: list[asyncio.Task[None]] = []
@@ -186,7 +187,8 @@ class Node:
             if not self._closed:
                 self._broker, _ = open_broker(self._url, self.settings, self.id)
             raise
-        self._connected, self._problem = True, ""
+        self.linked.set()
+        self._problem = ""
         self.publisher.attach(broker)
         self._loops = [
             self._spawn_loop("receive", self.receiver.run(broker)),
@@ -205,13 +207,14 @@ class Node:
 
     async def _close(self) -> None:
         self._closed = self.receiver.closed = True
-        if self._connected:
+        if self.linked.is_set():
             self.publisher.release()  # in case peers still regroup: those that are back shall hear it
             await self.publisher.drain(self.settings.emit_timeout)
             if (bye := self.membership.part()) is not None:
                 await asyncio.wait([bye], timeout=_FAREWELL)
         self.publisher.close()
-        self._connected, self._problem = False, f"the {self._who} is closed"
+        self.linked.clear()
+        self._problem = f"the {self._who} is closed"
         self.membership.close()
         for hook in self.on_close:
             hook()
@@ -252,7 +255,7 @@ class Node:
         problem = self._problem or self.peers.refusal
         if not problem and any(loop.done() for loop in self._loops):
             problem = "a loop of the node ended: see the log"
-        return Health(not problem, problem, self._connected, len(self.peers), self.publisher.backlog)
+        return Health(not problem, problem, self.linked.is_set(), len(self.peers), self.publisher.backlog)
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run something that belongs to this node and ends with it; a failure is logged and counted."""
@@ -293,16 +296,17 @@ class Node:
             if gap.partial:
                 self._problem = _PARTLY
             else:
-                self._connected, self._problem = False, "the link to the broker is lost; reconnecting"
+                self.linked.clear()
+                self._problem = "the link to the broker is lost; reconnecting"
                 self.publisher.hold(link_down=True)
         elif gap.reason == "reconnected":
-            partial = self._deaf and self._connected
+            partial = self._deaf and self.linked.is_set()
             self._deaf, self._problem = gap.ongoing, _PARTLY if gap.ongoing else ""
             self.peers.resume(time.monotonic())
             if self.paced is not None:
                 self.paced.away()
             if not partial:
-                self._connected = True
+                self.linked.set()
                 self._regroup()
         elif gap.reason == "trimmed" and self.reader is not None:
             self.reader.cut()
@@ -328,7 +332,7 @@ class Node:
             self._regrouped()
 
     def _regrouped(self) -> None:
-        if self._regrouping and self._connected and not self._closed:
+        if self._regrouping and self.linked.is_set() and not self._closed:
             self._regrouping = False
             self.publisher.release()
 
@@ -355,9 +359,9 @@ class Node:
                 beat = now + self.settings.heartbeat
                 for hook in self.on_beat:
                     hook()
-                if self._connected:
+                if self.linked.is_set():
                     self.membership.beat()
-            if self._connected and not self._deaf:  # else a silence may be ours
+            if self.linked.is_set() and not self._deaf:  # else a silence may be ours
                 self.membership.tick(now)
 
     def _left(self, peer: NodeInfo, why: Literal["bye", "lost"]) -> None:
@@ -381,12 +385,14 @@ class Node:
         """
         return self.send(self.subjects.inbox(node), message)
 
-    def send(self, subject: Subject, message: Message) -> bool:
-        """The same, on any subject."""
+    def send(self, subject: Subject, message: Message, then: Callable[..., None] | None = None) -> bool:
+        """The same, on any subject; then `then(taken=...)` is called once the broker has it, or it is given up."""
         raw = encode_message(message)
         if not self.publisher.reserve_anyway(len(raw)):
             return False
-        self.publisher.put(subject, raw)
+        entry = self.publisher.put(subject, raw)
+        if then is not None:
+            self.publisher.when_settled(entry, then)
         return True
 
     @property

@@ -205,6 +205,11 @@ class Publisher:
             self._patience = loop.call_later(self._settings.emit_timeout, self._lose_patience)
         await waiter
 
+    def when_settled(self, entry: Entry, then: Callable[..., None]) -> None:
+        """Call `then(taken=...)` once the broker has the message, or it is given up."""
+        entry.waiter = settled = asyncio.get_running_loop().create_future()
+        settled.add_done_callback(lambda done: then(taken=done.exception() is None))
+
     def _lose_patience(self) -> None:
         self._patience = None
         loop = asyncio.get_running_loop()

@@ -37,7 +37,7 @@ class Served:
         floor: from places before it nothing can be replayed (rule 2).
         kept: when it was described last, on the node's clock; None before the first time.
         number: of that description in this term.
-        told: that description is on its way to all.
+        fits: a message can hold it.
         replaying: the client is given what it missed.
         parting: nothing that happens to the client changes it any more.
         unwanted: the application has sent the client away before its connect handler was done.
@@ -50,6 +50,7 @@ class Served:
         "born",
         "client",
         "data",
+        "fits",
         "floor",
         "identity",
         "kept",
@@ -61,7 +62,6 @@ class Served:
         "replaying",
         "term",
         "timer",
-        "told",
         "unwanted",
     )
 
@@ -77,7 +77,7 @@ class Served:
         self.data = msgspec.Raw(b"\x80")
         self.kept: float | None = None
         self.number = 0
-        self.told = True
+        self.fits = True
         self.parting = False
         self.replaying = False
         self.unwanted = False

@@ -7,8 +7,10 @@
    handler is done, its session is over, and it is refused (`doorway`).
 4. A session that is asked for is given up when its client does not answer a ping. It is described at once, so that who
    asks knows that this node is there (`silence`).
-5. A session of which the latest cannot be told (it has too many rooms for a message, or nothing can be sent) cannot be
-   resumed until it can: what was told before is not all of it.
+5. A session of which the latest cannot be told (it has too many rooms for a message) cannot be resumed until it can:
+   what was told before is not all of it.
+6. What the broker does not take is said again until it does (`unsaid`); when the session is asked for, at once. Until
+   then others can only know what was said before. When one of them has been given that, it is told that it was a part.
 """
 
 import asyncio
@@ -20,7 +22,7 @@ from typing import Any
 from roomcast.core.descriptions import stored
 from roomcast.core.fanout import FanOut
 from roomcast.core.log_reader import PERIODS, LogReader
-from roomcast.core.messages import Message, Part, Refuse
+from roomcast.core.messages import Keep, Message, Part, Refuse
 from roomcast.core.node import Node
 from roomcast.core.options import Recovery
 from roomcast.core.probe import Probe
@@ -28,11 +30,14 @@ from roomcast.core.rooms import Client, State
 from roomcast.core.served import Served
 from roomcast.core.sessions import Session
 from roomcast.core.subjects import Room
+from roomcast.core.unsaid import Unsaid
 
 logger = logging.getLogger("roomcast")
 
 _SETTLE = 0.05
 """Seconds within which several changes of a session are told at once (rule 2)."""
+
+_SLICE = 256  # sessions that are said again before the first of them is taken (rule 6)
 
 
 class Serving:
@@ -51,8 +56,10 @@ class Serving:
         self._served: dict[str, Served] = {}
         self._changed: dict[Served, None] = {}
         self._settling: asyncio.TimerHandle | None = None
+        self._unsaid = Unsaid(settings.sessions)
+        self._again: asyncio.TimerHandle | None = None
         self._omitted: set[str] = set()
-        self._again = settings.window * (1 / 2 - 1 / PERIODS)
+        self._period = settings.window * (1 / 2 - 1 / PERIODS)
         self._closed = False
 
     def serve(self, server: Any, fanout: FanOut) -> None:
@@ -63,8 +70,14 @@ class Serving:
         self._probe = Probe(server.eio, self._settings.patience / 3)
 
     def say(self, message: Message) -> bool:
-        """Say something of a session to all; False when it cannot be sent."""
-        return not self._closed and self._node.send(self._node.subjects.sessions, message)
+        """Say something of a session to all; False when it cannot be sent, and will not be."""
+        if self._closed:
+            return False
+        if not isinstance(message, Part):
+            return self._node.send(self._node.subjects.sessions, message)
+        if not self._unsaid.waits(message):
+            self._tell(message)
+        return True
 
     def here(self, eio_sid: str) -> bool:
         """Whether a connection is there, and nothing ends it."""
@@ -113,12 +126,13 @@ class Serving:
         for served in changed:
             if self._served.get(served.pid) is served and not served.parting:
                 self._keep(served)
+        self._repeat(len(self._unsaid))
 
     def tick(self) -> None:
         """A period of the reader's clock is over."""
         now = time.monotonic()
         for served in tuple(self._served.values()):
-            if not served.parting and served.kept is not None and now - served.kept > self._again:
+            if not served.parting and served.kept is not None and now - served.kept > self._period:
                 self._keep(served)
 
     def doubt(self, *, anew: bool) -> None:
@@ -143,7 +157,7 @@ class Serving:
         self._settling = None
         self.flush()
 
-    def _keep(self, served: Served) -> None:
+    def _keep(self, served: Served, *, probe: bool = False) -> None:
         """Describe a session to all."""
         socket = self._eio.sockets.get(served.client.eio_sid)
         if socket is not None:
@@ -154,11 +168,58 @@ class Serving:
         served.kept = time.monotonic()
         tail = self._reader.tail
         keep = served.describe(tail.epoch, max(0, tail.latest))
-        told = (served.told or self._node.carries(keep)) and self.say(keep)
-        if served.told and not told:
-            logger.warning("roomcast: a session cannot be kept: it has too many rooms, or nothing can be sent")
-            self.say(Part(served.pid, served.term, over=True))  # rule 5
-        served.told = told
+        fits = self._node.carries(keep)
+        if served.fits and not fits:
+            logger.warning("roomcast: a session cannot be kept: it has too many rooms")
+        served.fits = fits
+        message = keep if fits else Part(served.pid, served.term, over=True)  # rule 5
+        if not self._closed and not self._unsaid.waits(message):
+            self._tell(message, served, probe=probe)
+
+    # What the broker does not take (rule 6)
+
+    def _tell(self, message: Keep | Part, served: Served | None = None, *, probe: bool = False) -> None:
+        settled = partial(self._settled, message, served, probe)
+        if not self._node.send(self._node.subjects.sessions, message, settled):
+            settled(taken=False)
+
+    def _settled(self, message: Keep | Part, served: Served | None, probe: bool, taken: bool) -> None:
+        if self._closed:
+            return
+        if not taken and (served is None or not isinstance(message, Keep) or message.number == served.number):
+            self._unsaid.refused(message)  # else a later one decides
+        if probe:
+            self._unsaid.tried(taken=taken)
+            if taken:
+                self._repeat(_SLICE)
+        self._await_broker()
+
+    def _await_broker(self) -> None:
+        if self._unsaid and self._again is None:
+            self._again = asyncio.get_running_loop().call_later(self._unsaid.pause, self._try_again)
+
+    def _try_again(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+        self._again = None
+        if self._node.linked.is_set():
+            self._repeat(1)
+        else:
+            self._await_broker()
+
+    def _repeat(self, count: int) -> None:
+        """Say it again of so many sessions; what becomes of the last of them decides how it goes on."""
+        pids = self._unsaid.first(count)
+        for pid in pids:
+            probe = pid == pids[-1]
+            served, messages = self._served.get(pid), self._unsaid.take(pid)
+            if served is not None and not served.parting and served.term == messages[0].term:
+                self._keep(served, probe=probe)
+                continue
+            for message in messages:
+                self._tell(message, probe=probe and message is messages[-1])
+            if served is None and isinstance(messages[-1], Keep):  # whoever knows of none takes it for a new one
+                self._node.send(self._node.subjects.sessions, Part(pid, messages[0].term, over=True))
 
     # Clients that go (rules 1, 3 and 4)
 
@@ -209,7 +270,7 @@ class Serving:
 
     def _part(self, served: Served, *, over: bool) -> None:
         if self._drop(served):
-            self.say(Part(served.pid, served.term, over or not served.told, served.number))
+            self.say(Part(served.pid, served.term, over or not served.fits, served.number))
 
     def _drop(self, served: Served) -> bool:
         """Serve a session no longer; False when that was so."""
@@ -226,8 +287,12 @@ class Serving:
         served = self._served.get(session.keep.pid)
         if served is None:
             self.say(Part(session.keep.pid, session.term, over=True))  # what was said of its end was lost
+        else:
+            self._keep(served)
+        if session.keep.pid in self._unsaid:
+            self._try_again()
+        if served is None:
             return
-        self._keep(served)
         if not served.parting:
             self._node.spawn(self._test(served))
 
@@ -249,14 +314,19 @@ class Serving:
         served = None if session is None else self._served.get(session.keep.pid)
         if served is not None and session is not None and served.term < session.term:
             self._node.stats.sessions_taken += not served.parting
+            if served in self._changed and not served.parting:
+                self._keep(served)  # late, but who has it knows then that there was more
             self._drop(served)
+            if served.pid in self._unsaid:
+                self._try_again()
             self._node.spawn(self._fanout.end(served.client))
 
     def close(self) -> None:
         """The node has said bye: that frees all that it served."""
         self._closed = True
-        if self._settling is not None:
-            self._settling.cancel()
+        for timer in (self._settling, self._again):
+            if timer is not None:
+                timer.cancel()
         for served in tuple(self._served.values()):
             self._drop(served)
 
