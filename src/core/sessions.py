@@ -15,9 +15,11 @@ A session is served by one node, its owner, or free. Its term counts its owners.
    owner says that was taken for lost, is of an earlier term. When that describes another session than the one that was
    resumed, the log did not have all of it: the client has come back to a part of its session, which is over.
 5. An owner that was taken for lost and is not takes back what nobody has resumed, by saying again what it serves.
-6. A session that is over is forgotten, and so is one that has been free for two windows here, or served for three
-   without a word about it. At most `limit` are free: one more, and the one that has been free for longest is
-   forgotten, counted. At most ten times as many are there in all: one more is not taken in.
+6. A session that is over is forgotten; when there may be an owner that does not know that yet, its pid is remembered
+   for two windows, so that what that owner says does not make it anew. Forgotten is also a session that has been free
+   for two windows here, or served for three without a word about it. At most `limit` are free: one more, and the one
+   that has been free for longest is forgotten, counted. At most ten times as many are there in all: one more is not
+   taken in.
 
 Pure: `sent` is the clock of the node that speaks, in seconds, as the log keeps it, the same for all; `now` is this
 node's own, and only decides what to forget.
@@ -169,6 +171,7 @@ class Sessions:
         self._all: dict[str, Session] = {}
         self._by_sid: dict[str, Session] = {}
         self._served: dict[str, dict[str, Session]] = {}
+        self._over: dict[str, float] = {}  # since when; the oldest comes first
         self._free: dict[str, Session] = {}  # the one that has been free for longest comes first
 
     def __len__(self) -> int:
@@ -197,7 +200,7 @@ class Sessions:
         """A node describes a session that it serves (rules 1 and 5)."""
         session = self._all.get(keep.pid)
         if session is None:
-            if len(self._all) >= _SERVED * self._limit:
+            if len(self._all) >= _SERVED * self._limit or keep.pid in self._over:
                 return ()
             session = self._all[keep.pid] = self._by_sid[keep.sid] = Session(origin, keep, self._now)
             self._served.setdefault(origin, {})[keep.pid] = session
@@ -220,13 +223,13 @@ class Sessions:
         over = part.over or part.number != session.number
         if session.parted is not None:
             if part.over:
-                self._forget(session)
+                self._forget(session, over=session.seized is not None)
             return ()
         if origin != session.owner:
             return ()
         if not over:
             return self._set_free(session, sent)
-        self._forget(session)
+        self._forget(session, over=session.seized is not None)
         return self._deny(session, "over")
 
     def resume(self, origin: str, resume: Resume, sent: float) -> Sequence[News]:
@@ -283,6 +286,10 @@ class Sessions:
             if now - session.heard <= 2 * self._window:
                 break
             self._forget(session)
+        for pid, since in tuple(self._over.items()):
+            if now - since <= 2 * self._window:
+                break
+            del self._over[pid]
         for served in tuple(self._served.values()):
             for session in tuple(served.values()):
                 if now - session.heard > 3 * self._window:
@@ -292,6 +299,7 @@ class Sessions:
         """Something that the log said was not read: nothing is certain any more."""
         self._all.clear()
         self._by_sid.clear()
+        self._over.clear()
         self._served.clear()
         self._free.clear()
 
@@ -317,7 +325,7 @@ class Sessions:
 
     def _end(self, session: Session, *, whole: bool) -> Sequence[News]:
         """It is over, whoever serves it."""
-        self._forget(session)
+        self._forget(session, over=True)
         return (Ended(session, whole), *self._deny(session, "over"))
 
     def _late(self, session: Session, origin: str, keep: Keep) -> Sequence[News]:
@@ -339,8 +347,12 @@ class Sessions:
         if served is not None and served.pop(session.keep.pid, None) is not None and not served:
             del self._served[session.owner]
 
-    def _forget(self, session: Session) -> None:
+    def _forget(self, session: Session, *, over: bool = False) -> None:
         pid, sid = session.keep.pid, session.keep.sid
+        if over:
+            self._over[pid] = self._now
+            if len(self._over) > self._limit:
+                del self._over[next(iter(self._over))]
         self._unserve(session)
         self._free.pop(pid, None)
         self._all.pop(pid, None)

@@ -400,6 +400,18 @@ class Cluster(RuleBasedStateMachine):
         self.come_back(who, pick, at_once=True)
         self.read_all()
 
+    @rule(who=people, room=rooms, pick=picks)
+    def be_taken_from_a_node_that_is_behind(self, who: int, room: str, pick: int) -> None:
+        """It is seized, and its node does something to it before it has read that."""
+        self.read_all()
+        self.lose_connection(who, noticed=False)
+        self.come_back(who, pick, at_once=True)
+        for _ in range(2):
+            self.lose_patience(who)
+            self.read(self.nodes[pick], len(self.log))
+        self.join_late(who, room)
+        self.read_all()
+
     @rule(who=people)
     def lose_patience(self, who: int) -> None:
         person = self.people[who]

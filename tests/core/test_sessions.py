@@ -170,6 +170,27 @@ def test_rule_5_an_owner_that_was_not_lost_takes_back_what_nobody_has() -> None:
     assert sessions.free == 0
 
 
+def test_rule_6_what_is_over_is_not_made_anew_by_who_does_not_know_that_yet() -> None:
+    """ "when there may be an owner that does not know that yet, its pid is remembered for two windows" """
+    for end in (Part("p", 1, over=True), Part("p", 0, over=True, sent_away=True)):
+        sessions, _ = seized(lost=False)
+        sessions.part("b", end, 3.0)
+        sessions.tick(200.0)
+        sessions.keep("a", keep())
+        assert sessions.get("p") is None
+        sessions.tick(200.1)
+        sessions.keep("a", keep())
+        assert sessions.get("p")
+    sessions = Sessions(window=100.0, limit=2)
+    for pid in "pqr":
+        sessions.keep("a", keep(pid))
+        sessions.part("x", Part(pid, 0, over=True, sent_away=True), 1.0)
+        sessions.keep("a", keep(pid))
+        assert sessions.get(pid) is None
+    sessions.keep("a", keep("p"))
+    assert sessions.get("p"), "of so many as may be free"
+
+
 def test_rule_6_what_is_over_or_old_is_forgotten() -> None:
     sessions = table("p", "q", "r")
     sessions.tick(10.0)
