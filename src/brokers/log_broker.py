@@ -65,9 +65,9 @@ class Intake:
         self._epochs: dict[tuple[int, str], str] = {}
         self._foreign = False
 
-    def take(self, stream: int, entry: Entry) -> None:
-        """Take in an entry in the order of its stream: deliver it, or pass it over."""
-        news = self.places.read(stream, entry.at)
+    def take(self, stream: int, entry: Entry, first: int | None = None) -> None:
+        """Take in an entry in the order of its stream: deliver it, or pass it over; `first` as in `Places.read`."""
+        news = self.places.read(stream, entry.at, first)
         if news is False:
             return
         if isinstance(news, Gap):
@@ -75,18 +75,21 @@ class Intake:
         if entry.subject in self.subjects or self.config.everything:
             self.backlog.put(Delivery(entry.subject, entry.payload, self.position(stream, entry.at)))
 
-    def skip(self, stream: int, mark: str, offset: int | None = None, *, quiet: bool = False) -> None:
+    def skip(
+        self, stream: int, mark: str, offset: int | None = None, *, first: int | None = None, quiet: bool = False
+    ) -> None:
         """Pass over what is not of roomcast, for good, and say so once.
 
         Args:
             stream: where it is.
             mark: as in `Place`.
             offset: when it has one: then it counts among the entries.
+            first: as in `Places.read`.
             quiet: it is of roomcast, only for nobody to receive.
         """
         place = self.places.of(stream)
         if offset is not None:
-            news = self.places.read(stream, Place(place.epoch, offset, mark))
+            news = self.places.read(stream, Place(place.epoch, offset, mark), first)
             if isinstance(news, Gap):
                 self.backlog.gap(news)
         else:

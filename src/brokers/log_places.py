@@ -1,6 +1,6 @@
 """How far a node has read each stream of a log, and what it has missed: pure, one rule each.
 
-Offsets of one life count 1, 2, 3 without a hole, so that whatever is not there to be read is seen:
+Offsets of one life count 1, 2, 3, so that whatever is not there to be read is seen:
 
 1. The entry after the last one is the next to deliver.
 2. One at or below the last was read before: it is passed over.
@@ -10,6 +10,9 @@ Offsets of one life count 1, 2, 3 without a hole, so that whatever is not there 
    follow are trimmed already, that is told at once (as in 3).
 6. A stream of another life is read from the beginning of that life (as in 4).
 7. A stream that is met for the first time is read from its end.
+8. A broker may take offsets for itself, which nobody can read. A log is trimmed from its beginning on: when the stream
+   still has what was read last, or the next one, there is no hole before the entry that came. Where it does not, the
+   broker's own count as entries, so that "missed" is how many at most.
 """
 
 from collections.abc import Sequence
@@ -99,13 +102,24 @@ class Places:
             and (view.end.offset < place.offset or not view.kept)
         ]
 
-    def read(self, stream: int, at: Place) -> Gap | bool:
-        """Take note of an entry: whether it is new, or the gap before it, when there is one (rules 1 to 4)."""
+    def jumps(self, stream: int, offset: int) -> bool:
+        """Whether this is not the next offset of the same life, nor one that was read (rule 8)."""
+        return offset > self.of(stream).offset + 1
+
+    def read(self, stream: int, at: Place, first: int | None = None) -> Gap | bool:
+        """Take note of an entry: whether it is new, or the gap before it, when there is one (rules 1 to 4, 8).
+
+        Args:
+            stream: where it is.
+            at: the place behind it.
+            first: the oldest offset that the stream had after the entry came, when that was asked.
+        """
         place = self.of(stream)
         if place.epoch == at.epoch:
             if at.offset <= place.offset:
                 return False
-            missed = at.offset - place.offset - 1
+            whole = first is not None and first <= place.offset + 1
+            missed = 0 if whole else at.offset - place.offset - 1
         else:
             missed = -1
         self._places[stream] = at

@@ -28,8 +28,8 @@ from roomcast.brokers.log_settings import PARAMETERS, LogSettings, log_settings
 from roomcast.brokers.rabbitmq import RabbitBroker, tls_context
 from roomcast.brokers.rabbitmq_link import translated
 from roomcast.brokers.rabbitmq_servers import Server, servers
-from roomcast.brokers.rabbitmq_streams_link import NAME, StreamsLink
-from roomcast.brokers.rabbitmq_streams_messages import exchange_name, queue_name
+from roomcast.brokers.rabbitmq_streams_link import StreamsLink
+from roomcast.brokers.rabbitmq_streams_messages import NAME, exchange_name, queue_name
 from roomcast.core.backlog import Backlog
 from roomcast.core.broker import BrokerConfig
 from roomcast.core.errors import BrokerUnavailable, ConfigurationError, RoomcastError

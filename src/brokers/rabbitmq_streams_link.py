@@ -9,23 +9,25 @@ waits for a node that lags. A stream tells its offsets only with its messages, s
 2. `take_up`, after a loss: read each stream on from the last message that was read, that one included. When it comes
    first, as it was, the stream is the same and has lost nothing: no stream that was deleted, made anew, trimmed or set
    back has it there. All this is one round trip, with a hello in it; whatever else happens, there is no such link.
+
+A jump of offsets may be RabbitMQ's own (`rabbitmq_streams_survey`): what follows is held until the beginning of the
+stream is known, which says whether anything was trimmed.
 """
 
 import asyncio
 import struct
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from secrets import token_hex
 
-from roomcast.brokers.log_broker import Appending, Entry, Intake, Lost, Once, trimmed
+from roomcast.brokers.log_broker import Appending, Entry, Intake, Lost, Once
 from roomcast.brokers.log_places import Place, View
 from roomcast.brokers.log_settings import stream_of
 from roomcast.brokers.rabbitmq_link import Confirm, Inlet, Link, Streams, fail
 from roomcast.brokers.rabbitmq_streams_messages import (
-    PAGE,
-    Reader,
+    NAME,
     entry_of,
     exchange_name,
     holds,
@@ -33,13 +35,12 @@ from roomcast.brokers.rabbitmq_streams_messages import (
     mark_of,
     offset_of,
     queue_name,
-    time_of,
 )
+from roomcast.brokers.rabbitmq_streams_survey import Survey
 from roomcast.core.broker import BrokerConfig, Subject
 from roomcast.core.errors import BrokerError, BrokerUnavailable, ConfigurationError, ReplayUnavailable
 
 try:
-    import aiormq.exceptions as amqp
     from aiormq.abc import AbstractChannel
     from pamqp import commands
     from pamqp.body import ContentBody
@@ -48,7 +49,6 @@ try:
 except ImportError as exc:
     raise ConfigurationError('amqp+streams:// needs the RabbitMQ client: pip install "roomcast[rabbitmq]"') from exc
 
-NAME = "amqp+streams"
 _BATCH = 64 * 1024
 _PREFETCH = 1024
 """Messages that may be on their way to this node, and a chunk more; half of them are acknowledged at once."""
@@ -59,10 +59,9 @@ _CONTENT = struct.Struct(">HHQHB")  # 4.2.6.1: class, weight, body size, flags; 
 _FLAGS = (
     0x1000 | 0x0400 | 0x0020 | 0x0008
 )  # delivery mode, correlation id (the time), type (the subject), app id (epoch)
-_NEWEST = "next"
 
-Message = tuple[int, ContentHeader, bytes]
-"""The number of its stream, its header, its payload."""
+Message = tuple[int, int, ContentHeader, bytes]
+"""The number of its stream, its delivery tag, its header, its payload."""
 
 
 class StreamsLink(Link):
@@ -76,16 +75,19 @@ class StreamsLink(Link):
         self._config = config
         self._intake = intake
         self._tell_lost = lost
+        self._survey = Survey(self.channel, config)
         self._ended = False
         self._count = intake.settings.streams
         self._prefetch = max(1, min(_PREFETCH, config.buffer // 2))
         self._header: ContentHeader | None = None
         self._from = -1  # the stream of what is being delivered
         self._delivery = 0
+        self._taken = 0  # the delivery that was taken last
         self._unacknowledged = 0
         self._waiting: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
         self._epochs: list[bytes] = []
-        self._held: list[Message] | None = None  # what comes before the link is known to be good
+        self._held: deque[Message] | None = None  # what comes before the link, or a jump, is known to be good
         self._proofs: list[asyncio.Future[bool]] = []
 
     # Opening.
@@ -116,7 +118,7 @@ class StreamsLink(Link):
         places = self._intake.places.marked
         if not places:
             return False
-        self._held = []
+        self._held = deque()
         self._proofs = [self._loop.create_future() for _ in places]
         for stream, place in enumerate(places):
             self._consume(stream, place.offset)
@@ -139,12 +141,13 @@ class StreamsLink(Link):
         self._found([await self._view(stream) for stream in range(self._count)])
 
     async def _view(self, stream: int) -> View:
-        end = await self._end(stream)
-        first, epoch = await self._beginning(stream, end.offset)
+        token = token_hex(6)
+        end = await self._survey.end(stream, token, lambda: self._hello(stream, token, None))
+        first, epoch = await self._survey.beginning(stream, end.offset)
         kept = True
         for place in self._intake.places.marked[stream : stream + 1]:
             if place.epoch == epoch and first <= place.offset <= end.offset:
-                kept = await self._has(stream, place)
+                kept = await self._survey.has(stream, place)
         return View(Place(epoch, -1), replace(end, epoch=epoch), first, time.time(), kept)
 
     def _found(self, views: Sequence[View]) -> None:
@@ -164,56 +167,13 @@ class StreamsLink(Link):
         self._send(self._route(stream) + marshal(ContentHeader(0, 0, properties), self._traffic))
         return confirm
 
-    async def _end(self, stream: int) -> Place:
-        """Where a hello ends up that is published now."""
-        token = token_hex(6)
-        reader = Reader(await self.channel(), queue_name(self._config.prefix, stream))
-        await reader.open(_NEWEST)
-        try:
-            await self._hello(stream, token, None)
-            while True:
-                for message in await reader.some():
-                    if message.header.properties.message_id == token:
-                        return Place("", offset_of(message.header), token)
-        finally:
-            await reader.aclose()
-
-    async def _has(self, stream: int, place: Place) -> bool:
-        """Whether what was read last is still there."""
-        reader = Reader(await self.channel(), queue_name(self._config.prefix, stream))
-        await reader.open(place.offset)
-        try:
-            return holds(place, (await reader.some())[0].header)
-        finally:
-            await reader.aclose()
-
-    async def _beginning(self, stream: int, end: int) -> tuple[int, str]:
-        """The first offset, and the epoch: that of the first entry, or the first hello of a log that is whole."""
-        reader = Reader(await self.channel(), queue_name(self._config.prefix, stream))
-        await reader.open("first")
-        first, spare = -1, ""
-        try:
-            while True:
-                for message in await reader.some():
-                    offset, properties = offset_of(message.header), message.header.properties
-                    first = offset if first < 0 else first
-                    if properties.app_id:
-                        return first, str(properties.app_id)
-                    spare = spare or str(properties.message_id or "")
-                    if spare and (first == 0 or offset >= end):
-                        return first, spare
-        finally:
-            await reader.aclose()
-
     def carry(self) -> None:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         """Read each stream on, and watch the link from now on."""
-        held, self._held = self._held, None
-        if held is None:
+        if self._held is None:
             for stream in range(self._count):
                 self._consume(stream, self._intake.places.of(stream).offset + 1)
         else:
-            for message in held:
-                self._take(*message)
+            self._release()
         self._run(self._watch(self._config.heartbeat))
 
     def _consume(self, stream: int, offset: int) -> None:
@@ -239,57 +199,18 @@ class StreamsLink(Link):
         if pending := [*self._unconfirmed.values(), *(entry[2] for entry in self._outgoing)]:
             await asyncio.wait(pending, timeout=within)
 
-    async def replay(self, stream: int, until: Place, since: float) -> AsyncGenerator[Sequence[Entry]]:
-        """Pages from a consumer of its own, that begins a little before the moment."""
+    def replay(self, stream: int, until: Place, since: float) -> AsyncGenerator[Sequence[Entry]]:
+        """Pages from a consumer of its own."""
         if self.views[stream].end.epoch != until.epoch:
             raise ReplayUnavailable("The log was deleted and made anew.", reason="epoch_changed")
-        try:
-            async with asyncio.timeout(self._config.connect_timeout):
-                await self._covered(stream, since)
-                reader = Reader(await self.channel(), queue_name(self._config.prefix, stream))
-                await reader.open(datetime.fromtimestamp(int(since) - 1, UTC))
-            last, oldest = -1, since * 1000
-            try:
-                while last < until.offset:
-                    async with asyncio.timeout(self._config.connect_timeout):
-                        messages = await reader.some(PAGE)
-                    page: list[Entry] = []
-                    for message in messages:
-                        offset = offset_of(message.header)
-                        if last >= 0 and offset != last + 1:
-                            raise trimmed()
-                        last = offset
-                        entry = entry_of(until.epoch, offset, message.header, message.body)
-                        if entry is not None and offset <= until.offset and time_of(message.header) >= oldest:
-                            page.append(entry)
-                    if page:
-                        yield page
-            finally:
-                await reader.aclose()
-        except (amqp.AMQPError, OSError, TimeoutError) as exc:
-            raise BrokerUnavailable("The log in RabbitMQ cannot be read now.", broker=NAME) from exc
-
-    async def _covered(self, stream: int, since: float) -> None:
-        """Refuse when entries that young may be gone: the oldest one there is younger."""
-        reader = Reader(await self.channel(), queue_name(self._config.prefix, stream))
-        await reader.open("first")
-        try:
-            while True:
-                for message in await reader.some():
-                    if offset_of(message.header) == 0:
-                        return
-                    if (moment := time_of(message.header)) > 0:
-                        if moment < since * 1000:
-                            return
-                        raise trimmed()
-        finally:
-            await reader.aclose()
+        return self._survey.replay(stream, until, since)
 
     # The end.
 
     def _was_lost(self, _link: Link) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
+        for task in (self._waiting, self._asking):
+            if task is not None:
+                task.cancel()
         for proof in self._proofs:
             if not proof.done():
                 proof.set_result(False)
@@ -304,8 +225,8 @@ class StreamsLink(Link):
     async def aclose(self) -> None:
         """Leave no socket and no task behind."""
         await super().aclose()
-        if self._waiting is not None:
-            await asyncio.gather(self._waiting, return_exceptions=True)
+        tasks = [task for task in (self._waiting, self._asking) if task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _gone(self) -> BrokerUnavailable:
         return BrokerUnavailable(f"The link to the log in RabbitMQ was lost: {self.why}.", broker=NAME)
@@ -373,32 +294,58 @@ class StreamsLink(Link):
         stream, header = self._from, self._header
         if self.over.is_set() or header is None or not 0 <= stream < self._count:
             return
+        message = (stream, self._delivery, header, payload)
         if self._held is None:
-            self._take(stream, header, payload)
+            self._held = None if self._take(message) else deque([message])
             return
-        self._held.append((stream, header, payload))
-        if not (proof := self._proofs[stream]).done():
+        self._held.append(message)
+        if self._proofs and not (proof := self._proofs[stream]).done():
             proof.set_result(holds(self._intake.places.of(stream), header))
 
-    def _take(self, stream: int, header: ContentHeader, payload: bytes) -> None:
+    def _take(self, message: Message, first: int | None = None) -> bool:
+        """Take one in; False when it must wait until the beginning of its stream is known."""
+        stream, delivery, header, payload = message
         offset = offset_of(header)
+        if first is None and self._intake.places.jumps(stream, offset):
+            self._asking = self._loop.create_task(self._ask(stream), name="roomcast-rabbitmq-first")
+            return False
         entry = entry_of(self.views[stream].end.epoch, offset, header, payload)
         if entry is not None:
-            self._intake.take(stream, entry)
+            self._intake.take(stream, entry, first)
         elif is_hello(header):
-            self._intake.skip(stream, mark_of(header), offset, quiet=True)
+            self._intake.skip(stream, mark_of(header), offset, first=first, quiet=True)
         else:
-            self._intake.skip(stream, "", offset)
+            self._intake.skip(stream, "", offset, first=first)
+        self._taken = delivery
         self._unacknowledged += 1
         if self._unacknowledged >= (self._prefetch + 1) // 2 and self._waiting is None:
             if self._intake.backlog.room:
                 self._acknowledge()
             else:
                 self._waiting = self._loop.create_task(self._acknowledge_later(), name="roomcast-rabbitmq-room")
+        return True
+
+    async def _ask(self, stream: int) -> None:
+        """See what the stream still has, with all that comes held, and not acknowledged."""
+        first = -1
+        try:
+            first = await self._survey.first(stream)
+        finally:
+            if first < 0:
+                self.lose("the beginning of the log could not be read")
+        self._release(first)
+
+    def _release(self, first: int | None = None) -> None:
+        """Take what was held, up to the next jump; `first` answers for the one at its head."""
+        held = self._held or deque()
+        while held and self._take(held[0], first):
+            held.popleft()
+            first = None
+        self._held = held or None
 
     def _acknowledge(self) -> None:
         self._unacknowledged = 0
-        self._send(marshal(commands.Basic.Ack(delivery_tag=self._delivery, multiple=True), self._traffic))
+        self._send(marshal(commands.Basic.Ack(delivery_tag=self._taken, multiple=True), self._traffic))
 
     async def _acknowledge_later(self) -> None:
         await self._intake.backlog.has_room()

@@ -1,13 +1,11 @@
-"""A message of a stream queue in RabbitMQ, and a consumer of a few of them.
+"""A message of a stream queue in RabbitMQ.
 
 Its subject is the `type`, the epoch the `app_id`, the milliseconds of its publishing the `correlation_id`, the offset a
 header that RabbitMQ adds. A hello has no subject, and a token as `message_id`. So a message is known again by its
 token, or by its milliseconds and its epoch: this is the `mark` of the place behind it.
 """
 
-import asyncio
-from datetime import datetime
-from typing import Any, cast
+from typing import cast
 
 from roomcast.brokers.log_broker import Entry
 from roomcast.brokers.log_places import Place
@@ -15,14 +13,10 @@ from roomcast.core.broker import Subject
 from roomcast.core.errors import ConfigurationError
 
 try:
-    from aiormq.abc import AbstractChannel, DeliveredMessage
-    from pamqp import commands
     from pamqp.header import ContentHeader
 except ImportError as exc:
     raise ConfigurationError('amqp+streams:// needs the RabbitMQ client: pip install "roomcast[rabbitmq]"') from exc
-
-PAGE = 512
-"""Messages that are read in one go."""
+NAME = "amqp+streams"
 
 
 def queue_name(prefix: str, stream: int) -> str:
@@ -68,32 +62,3 @@ def entry_of(epoch: str, offset: int, header: ContentHeader, payload: bytes) -> 
     if not properties.message_type or not properties.app_id or not time_of(header):
         return None
     return Entry(Place(epoch, offset, mark_of(header)), Subject(properties.message_type), payload)
-
-
-class Reader:
-    """A consumer by the client's own means, for a few messages."""
-
-    def __init__(self, channel: AbstractChannel, queue: str) -> None:
-        self._channel = channel
-        self._queue = queue
-        self._messages: asyncio.Queue[DeliveredMessage] = asyncio.Queue()
-
-    async def open(self, start: str | int | datetime) -> None:
-        """Begin at `"first"`, at `"next"`, at an offset or about a moment."""
-        await self._channel.basic_qos(prefetch_count=PAGE)
-        await self._channel.basic_consume(
-            self._queue, self._messages.put, arguments=cast("Any", {"x-stream-offset": start})
-        )
-
-    async def some(self, most: int = 64) -> list[DeliveredMessage]:
-        """At least one message, and those behind it; their places are free for others."""
-        messages = [await self._messages.get()]
-        while not self._messages.empty() and len(messages) < most:
-            messages.append(self._messages.get_nowait())
-        last = cast("commands.Basic.Deliver", messages[-1].delivery)
-        await self._channel.basic_ack(last.delivery_tag or 0, multiple=True)
-        return messages
-
-    async def aclose(self) -> None:
-        """Leave nothing on the server."""
-        await self._channel.close()

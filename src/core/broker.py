@@ -29,7 +29,7 @@ one test per rule and runs over every broker.
     all, `Gap("reconnected", ongoing=True, partial=True)` may tell that some are back.
     With a log a lost connection loses nothing: it ends in `Gap("reconnected", missed=0)`, then comes what was
     published meanwhile. A full buffer makes the node read later ("overflow" is never told). What the log no
-    longer holds is `Gap("trimmed")`, with how many were not read, or without when the log has a new life.
+    longer holds is `Gap("trimmed")`, with how many entries were not read, or without when the log has a new life.
  9. Order is FIFO per publishing node across all its subjects (`guarantees.order == "publisher"`), at least
     per subject otherwise ("subject"; there too it is the same for everybody on a log), and one order for
     everybody on a log of one stream ("total").
@@ -64,7 +64,7 @@ class Position:
 
     Attributes:
         epoch: names one life of one stream of the log; a deleted or recreated one has a new one.
-        offset: which entry of that life: a whole number in decimal, one more with each entry, whatever its subject.
+        offset: which entry of that life: a whole number in decimal, more with each entry, whatever its subject.
     """
 
     epoch: str
@@ -89,7 +89,7 @@ class Gap:
             outbox abandoned messages that no broker had confirmed), "trimmed" (a log's retention).
         subject: the subject concerned; None means any subject of this node.
         origin: id of the node whose messages are missing, when known.
-        missed: how many messages, when known.
+        missed: how many messages, when known; of a log that was trimmed how many entries, at most.
         ongoing: True while the loss goes on (the link is down), False once it is over.
         partial: only some subjects are concerned, because the others have a link of their own that goes on.
     """

@@ -3,7 +3,8 @@
 import asyncio
 import gc
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, cast
 from uuid import uuid4
 
@@ -29,12 +30,10 @@ from tests.services import SharedBrokers
 from tests.waiting import until
 
 
-@pytest.fixture(params=("memory+log", *LOGS))
-async def logged(request: pytest.FixtureRequest, shared_brokers: SharedBrokers) -> AsyncIterator[Home]:
-    """A home on each log in turn."""
-    scheme = str(request.param)
-    url = f"memory+log://m{uuid4().hex[:12]}" if scheme == "memory+log" else shared_brokers.log_url(scheme)
-    async with serving(url) as cluster:
+@asynccontextmanager
+async def at_home(scheme: str, url: str, settings: str = "") -> AsyncGenerator[Home]:
+    """A home on a log, which is deleted."""
+    async with serving(url + settings) as cluster:
         home = Home(cluster)
         yield home
         await home.aclose()
@@ -43,6 +42,15 @@ async def logged(request: pytest.FixtureRequest, shared_brokers: SharedBrokers) 
         await broker.delete()
         await broker.aclose()
     gc.collect()
+
+
+@pytest.fixture(params=("memory+log", *LOGS))
+async def logged(request: pytest.FixtureRequest, shared_brokers: SharedBrokers) -> AsyncIterator[Home]:
+    """A home on each log in turn."""
+    scheme = str(request.param)
+    url = f"memory+log://m{uuid4().hex[:12]}" if scheme == "memory+log" else shared_brokers.log_url(scheme)
+    async with at_home(scheme, url) as home:
+        yield home
 
 
 async def test_a_client_gets_its_sid_its_rooms_and_exactly_what_it_missed_on_any_node(logged: Home) -> None:
@@ -65,6 +73,24 @@ async def test_a_client_gets_its_sid_its_rooms_and_exactly_what_it_missed_on_any
         await emit(nodes[1 - to], [8], to=sid)
         assert await logged.end(nodes[0], client) == [events([3, 4, 5, 6, 7, 8])]
     assert logged.environs == [False, True, True, True]
+
+
+async def test_a_client_that_is_away_while_rabbitmq_begins_a_segment_comes_back(shared_brokers: SharedBrokers) -> None:
+    """RabbitMQ writes something of its own at the head of each: nothing is lost, whatever the offsets look like."""
+    async with at_home("amqp+streams", shared_brokers.log_url("amqp+streams"), "?max_bytes=1mb") as home:
+        nodes = await home.nodes()
+        gaps: list[roomcast.Gap] = []
+        for node in nodes:
+            node.adapter.on_gap(gaps.append)
+        client = await home.client(nodes[0])
+        await home.away(nodes[0], client, 1)
+        sent = [f"{number} {'x' * 10_000}" for number in range(40)]
+        for at in range(0, len(sent), 8):
+            await asyncio.gather(*(nodes[1].sio.emit("n", text, to="red") for text in sent[at : at + 8]))
+        await client.connect(nodes[1])
+        assert client.recovered
+        assert await home.end(nodes[0], client) == [[("n", 1), *(("n", text) for text in sent)]]
+        assert not gaps
 
 
 async def test_a_client_that_had_got_nothing_yet_gets_everything(home: Home) -> None:

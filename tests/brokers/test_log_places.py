@@ -69,6 +69,25 @@ def test_rule_7_a_stream_is_first_read_from_its_end() -> None:
     assert met(end=7).of(0) == Place("a", 7)
 
 
+@pytest.mark.parametrize("first", [0, 3, 7, 8])
+def test_rule_8_what_the_broker_took_for_itself_is_no_hole_in_a_stream_that_was_not_trimmed_so_far(first: int) -> None:
+    places = met(end=7)
+    assert places.jumps(0, 10)
+    assert places.read(0, Place("a", 10), first) is True
+    assert places.of(0) == Place("a", 10)
+
+
+@pytest.mark.parametrize("first", [9, 10, 12])
+def test_rule_8_what_may_be_trimmed_is_told(first: int) -> None:
+    assert met(end=7).read(0, Place("a", 10), first) == Gap("trimmed", missed=2)
+
+
+def test_rule_8_only_a_later_offset_than_the_next_is_a_jump() -> None:
+    places = met(end=7)
+    assert [places.jumps(0, offset) for offset in (6, 7, 8, 9)] == [False, False, False, True]
+    assert places.read(0, Place("b", 9), 0) == Gap("trimmed"), "another life is one, whatever that has"
+
+
 def test_streams_have_places_of_their_own() -> None:
     places = Places(2)
     places.resume([view("a", 1), view("b", 5)])
@@ -108,16 +127,23 @@ def test_a_stream_that_was_never_met_has_no_place() -> None:
 
 Steps = Sequence[tuple[str, int]]
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["append", "trim", "recreate", "renew", "relink", "read"]), st.integers(1, 5)),
+    st.tuples(st.sampled_from(["append", "own", "trim", "recreate", "renew", "relink", "read"]), st.integers(1, 5)),
     max_size=40,
 )
 Entry = tuple[int, int]
 
 
 def history(kind: type[Places], steps: Steps) -> tuple[list[Entry], set[Entry], list[Entry | Gap]]:
-    """Drive a reader through a stream that is trimmed and recreated: what was appended, trimmed, and told."""
-    life, end, first = 0, 0, 1
+    """Drive a reader through a stream that is trimmed and recreated: what was appended, trimmed, and told.
+
+    The broker takes offsets for itself here and there, and tells the first one that has an entry.
+    """
+    life, end, first = 0, 0, 0
     appended: list[Entry] = [(0, 0)]
+
+    def held() -> list[int]:
+        return [offset for of, offset in appended if of == life and first <= offset]
+
     trimmed: set[Entry] = set()
     told: list[Entry | Gap] = [(0, 0)]
     places = kind(1)
@@ -126,25 +152,38 @@ def history(kind: type[Places], steps: Steps) -> tuple[list[Entry], set[Entry], 
         if what == "append":
             appended += [(life, end + number) for number in range(1, count + 1)]
             end += count
+        elif what == "own":
+            end += 1
         elif what == "trim":
             first = min(first + count, end + 1)
-            trimmed |= {(life, offset) for offset in range(1, first)}
+            trimmed |= {(life, offset) for offset in range(first)}
         elif what in {"recreate", "renew"}:
             life, end, first = life + 1, 0, 1
         if what in {"relink", "recreate"}:  # a deleted stream ends the link; a renewed one need not
-            told += places.resume([view(str(life), end, first=first)])
+            told += places.resume([view(str(life), end, first=min(held(), default=end + 1))])
         if what == "read":
             place = places.of(0)
             begin = max(first, place.offset - 1) if place.epoch == str(life) else first  # some of it again
-            for offset in range(begin, min(end, begin + count) + 1):
-                news = places.read(0, Place(str(life), offset))
-                told += [news] if isinstance(news, Gap) else []
-                told += [] if news is False else [(life, offset)]
+            due = [offset for offset in held() if begin <= offset <= begin + count]
+            told += read(places, life, due, min(held(), default=0))
     return appended, trimmed, told
 
 
+def read(places: Places, life: int, offsets: Sequence[int], first: int) -> list[Entry | Gap]:
+    """What a reader tells of these entries."""
+    told: list[Entry | Gap] = []
+    for offset in offsets:
+        news = places.read(0, Place(str(life), offset), first if places.jumps(0, offset) else None)
+        told += [news] if isinstance(news, Gap) else []
+        told += [] if news is False else [(life, offset)]
+    return told
+
+
 def every_loss_is_told(appended: Sequence[Entry], trimmed: set[Entry], told: Sequence[Entry | Gap]) -> None:
-    """Nothing twice or out of order; each hole has its gaps before the entry after it, and they count it exactly."""
+    """Nothing twice or out of order; each hole has its gaps before the entry after it, and nothing else has.
+
+    They count it exactly, and at most what the broker took for itself besides.
+    """
     at, gaps = 0, list[Gap]()
     for one in told[1:]:
         if isinstance(one, Gap):
@@ -156,8 +195,11 @@ def every_loss_is_told(appended: Sequence[Entry], trimmed: set[Entry], told: Seq
         held = [other for other in appended[at + 1 : index] if other[0] == one[0] and other not in trimmed]
         assert not held, f"{held} passed over"
         if appended[at][0] == one[0] and all(gap.missed is not None for gap in gaps):
-            assert sum(gap.missed or 0 for gap in gaps) == missed, f"{missed} missed before {one}, told: {gaps}"
-            assert len(gaps) <= missed
+            own = one[1] - appended[at][1] - 1 - missed
+            told_missed = sum(gap.missed or 0 for gap in gaps)
+            assert missed <= told_missed <= missed + own, f"{missed} missed before {one}, told: {gaps}"
+            assert not gaps or appended[at] in trimmed, f"nothing was trimmed before {one}, told: {gaps}"
+            assert len(gaps) <= missed + own
         else:
             lives = {life for life, _ in appended[at : index + 1]}
             assert len(lives) > 1, f"a gap without a count before {one}, in the same life"
@@ -173,19 +215,35 @@ def test_every_loss_is_told_and_counted(steps: Steps) -> None:
 
 
 class ForgetsTheEpoch(Places):
-    def read(self, stream: int, at: Place) -> Gap | bool:
-        return super().read(stream, Place(self.of(stream).epoch, at.offset))
+    def read(self, stream: int, at: Place, first: int | None = None) -> Gap | bool:
+        return super().read(stream, Place(self.of(stream).epoch, at.offset), first)
 
 
 class CountsOneTooMany(Places):
-    def read(self, stream: int, at: Place) -> Gap | bool:
-        news = super().read(stream, at)
+    def read(self, stream: int, at: Place, first: int | None = None) -> Gap | bool:
+        news = super().read(stream, at, first)
         return Gap("trimmed", missed=news.missed + 1) if isinstance(news, Gap) and news.missed else news
 
 
 class ReadsAgain(Places):
-    def read(self, stream: int, at: Place) -> Gap | bool:
-        return super().read(stream, at) or True
+    def read(self, stream: int, at: Place, first: int | None = None) -> Gap | bool:
+        return super().read(stream, at, first) or True
+
+
+class TakesEveryJumpForAHole(Places):
+    def read(self, stream: int, at: Place, first: int | None = None) -> Gap | bool:
+        del first
+        return super().read(stream, at)
+
+
+class TakesEveryJumpForTheBrokers(Places):
+    def read(self, stream: int, at: Place, first: int | None = None) -> Gap | bool:
+        return super().read(stream, at, None if first is None else 0)
+
+
+class TakesAHoleForTheBrokersWhenTheStreamBeginsBehindIt(Places):
+    def read(self, stream: int, at: Place, first: int | None = None) -> Gap | bool:
+        return super().read(stream, at, None if first is None else first - 1)
 
 
 class TakesANewLifeUpAtItsEnd(Places):
@@ -200,7 +258,17 @@ class SaysNothingWhenItGoesOn(Places):
 
 
 @pytest.mark.parametrize(
-    "twin", [ForgetsTheEpoch, CountsOneTooMany, ReadsAgain, TakesANewLifeUpAtItsEnd, SaysNothingWhenItGoesOn]
+    "twin",
+    [
+        ForgetsTheEpoch,
+        CountsOneTooMany,
+        ReadsAgain,
+        TakesEveryJumpForAHole,
+        TakesEveryJumpForTheBrokers,
+        TakesAHoleForTheBrokersWhenTheStreamBeginsBehindIt,
+        TakesANewLifeUpAtItsEnd,
+        SaysNothingWhenItGoesOn,
+    ],
 )
 def test_a_seeded_bug_is_caught(twin: type[Places]) -> None:
     @given(steps=STEPS)

@@ -3,7 +3,7 @@
 import asyncio
 import importlib
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from roomcast.brokers.rabbitmq_streams_link import StreamsLink
 from roomcast.core.broker import BrokerConfig, Delivery, Gap, Subject
 from roomcast.core.errors import ConfigurationError, ReplayUnavailable
 from tests.brokers.checks_log import at, log_of, patient, replayed
-from tests.brokers.cluster import Cluster, Event, Node, closing, deleted, gaps, payloads, send
+from tests.brokers.cluster import Cluster, Event, Node, closing, deleted, deliveries, gaps, payloads, send
 from tests.brokers.log_tampers import RabbitTamper, amqp_channel
 from tests.proxy import TcpProxy
 from tests.services import SharedBrokers
@@ -105,6 +105,87 @@ async def test_what_is_trimmed_with_its_segment_is_counted_and_not_replayed_as_i
     assert caught.value.reason == "trimmed"
 
 
+SMALL = {"max_bytes": "1mb"}
+"""Of a log with segments of 128 kB."""
+
+
+async def fill(node: Node, subject: Subject, rounds: int) -> list[bytes]:
+    """Publish so many times 100 kB: a segment ends with a chunk, and what is published at once becomes one."""
+    sent = [b"%06d" % number + bytes(10_000) for number in range(10 * rounds)]
+    for first in range(0, len(sent), 10):
+        await asyncio.gather(*(send(node.broker, subject, payload) for payload in sent[first : first + 10]))
+    return sent
+
+
+async def test_what_rabbitmq_writes_into_a_stream_itself_is_no_hole(cluster: Cluster) -> None:
+    """At the head of each segment but the first; it takes an offset and is given to nobody."""
+    (subject,) = cluster.subjects(1)
+    near, far = await cluster.node(parameters=SMALL, everything=True), await cluster.node(parameters=SMALL)
+    await far.broker.publish(subject, b"begin")
+    sent = [b"begin", *await fill(far, subject, 7), b"end"]
+    await far.broker.publish(subject, b"end")
+    events = await near.hear_payload(b"end")
+    assert payloads(events) == sent
+    assert not gaps(events)
+    assert own(events) >= 2, "RabbitMQ wrote nothing itself"
+    late = await cluster.node(parameters=SMALL)
+    assert [delivery.payload for page in await replayed(late, 60.0) for delivery in page] == sent
+
+
+@pytest.mark.parametrize("streams", ["1", "3"])
+async def test_what_rabbitmq_wrote_itself_while_the_link_was_down_is_no_hole(cluster: Cluster, streams: str) -> None:
+    parameters = {"max_bytes": f"{streams}mb", "streams": streams}
+    (subject,) = cluster.subjects(1)
+    near, far, heard = await away(cluster, subject, parameters=parameters)
+    sent = [*await fill(far, subject, 7), b"end"]
+    await far.broker.publish(subject, b"end")
+    await cluster.link.accept()
+    events = await near.hear_payload(b"end")
+    assert gaps(events) == [Gap("reconnected", missed=0)]
+    assert payloads(events) == sent
+    assert own([heard[-1], *deliveries(events)]) >= 2, "RabbitMQ wrote nothing itself"
+
+
+async def test_what_is_trimmed_while_a_node_lags_is_told(cluster: Cluster) -> None:
+    """The same jumps of offsets, and this time something is gone."""
+    (subject,) = cluster.subjects(1)
+    near, far = await cluster.node(parameters=SMALL, everything=True, buffer=4), await cluster.node(parameters=SMALL)
+    sent = [*await fill(far, subject, 30), b"end"]
+    await far.broker.publish(subject, b"end")
+    events = await near.hear_payload(b"end")
+    assert {gap.reason for gap in gaps(events)} == {"trimmed"}
+    latest = 0
+    for event in events:
+        if isinstance(event, Gap):
+            latest += event.missed or 0  # at most
+        else:
+            index = sent.index(event.payload)
+            assert index <= latest, "more is missing than was told"
+            latest = index + 1
+
+
+async def test_a_link_that_cannot_ask_what_was_trimmed_is_lost_and_the_next_one_reads_on(cluster: Cluster) -> None:
+    (subject,) = cluster.subjects(1)
+    near, far = await cluster.node(parameters=SMALL, everything=True), await cluster.node(parameters=SMALL)
+
+    async def silence(_stream: int) -> int:
+        raise TimeoutError
+
+    broker: Any = near.broker
+    broker._link._survey.first = silence
+    sent = [*await fill(far, subject, 7), b"end"]
+    await far.broker.publish(subject, b"end")
+    events = await near.hear_payload(b"end")
+    assert gaps(events) == [Gap("disconnected", ongoing=True), Gap("reconnected", missed=0)]
+    assert payloads(events) == sent
+
+
+def own(events: Sequence[Event]) -> int:
+    """How many offsets between the first and the last of these deliveries none of them has."""
+    offsets = [int(at(event).offset) for event in deliveries(events)]
+    return offsets[-1] - offsets[0] + 1 - len(offsets)
+
+
 @pytest.mark.parametrize("count", [1, 60])
 async def test_a_log_that_begins_again_while_the_link_is_down_is_another_one(cluster: Cluster, count: int) -> None:
     """Its offsets begin again too: whoever waited at the old place would wait for ever, or begin in the middle."""
@@ -151,7 +232,7 @@ async def test_a_log_that_is_as_it_was_is_read_on_without_another_look(
 ) -> None:
     """A link is back after few round trips; what was missed comes behind the gap that tells of it (rule 8)."""
     subjects = cluster.subjects(5)
-    near, far, _ = await away(cluster, *subjects, parameters={"streams": streams})
+    near, far, _ = await away(cluster, *subjects, parameters={"streams": streams}, buffer=16)
     missed = [b"missed %d" % number for number in range(20)]
     for number, payload in enumerate(missed):
         await far.broker.publish(subjects[number % 5], payload)
