@@ -3,7 +3,7 @@
 1. What recovery adds to a client's `auth` is taken out before the application sees it, and the pid is put into the
    answer to its CONNECT.
 2. `environ["roomcast.recovered"]` says, as the connect handler begins, whether this client's session was restored: one
-   connection has one environ, for its clients in all namespaces.
+   connection has one environ, for its clients in all namespaces. Without recovery the adapter says no.
 3. A client that was restored gets what it missed once its connect handler has accepted it, also with `always_connect`.
 4. A handler that ends when its client has come back already, on another connection, has no say in that: what it was
    about is over, be it a connect handler that agrees or refuses, or a disconnect handler.

@@ -2,8 +2,8 @@
 
 1. A pid is text as long as those that are given here. Any other is the application's own, and so is all that stands
    beside it.
-2. A client that got nothing yet names no place. One that names what cannot be a place, such as a number (an `offset` of
-   the application's own wins over the client's), may have got something: its place is not one of the log.
+2. A client that got nothing yet names no place. One that names what cannot be a place, such as a number or null (an
+   `offset` of the application's own wins over the client's), may have got something: its place is not one of the log.
 3. The rest of `auth` is the application's.
 """
 
@@ -15,6 +15,7 @@ from roomcast.core.options import Recovery
 
 _PID = 18  # random bytes
 _NO_PLACE = ""  # is never one of a log
+_UNDEFINED = (0, b"\0")  # JavaScript's undefined, as the client's msgpack parser sends it; JSON leaves it out
 
 
 def new_pid() -> str:
@@ -53,7 +54,8 @@ def look_at(settings: Recovery, environ: dict[str, Any], auth: Any) -> tuple[Wis
 def _without_recovery(auth: Any) -> tuple[str, str | None, Any]:
     """The pid and the place in what a client sent as `auth`, and the rest of it."""
     own = dict(cast("dict[str, Any]", auth)) if isinstance(auth, dict) else {}
-    pid, place = own.pop("pid", None), own.pop("offset", None)
+    pid, place = own.pop("pid", None), own.pop("offset", _UNDEFINED)
     if not isinstance(pid, str) or len(pid) != _PID * 4 // 3:  # there is none, or it is the application's own
         return "", None, cast("Any", auth)
-    return pid, place if place is None or isinstance(place, str) else _NO_PLACE, own or None
+    place = None if place == _UNDEFINED else place if isinstance(place, str) else _NO_PLACE
+    return pid, place, own or None

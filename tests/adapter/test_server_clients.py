@@ -128,6 +128,20 @@ async def test_a_client_that_enters_rooms_in_its_connect_handler_hears_from_the_
         assert numbers[0] <= number
 
 
+async def test_without_recovery_every_client_is_a_new_one_and_the_handler_is_told(alone: Cluster) -> None:
+    """So that one handler serves with and without it."""
+    node = await alone.node()
+    told: list[bool] = []
+
+    async def connect(_sid: str, environ: dict[str, Any]) -> None:
+        told.append(environ["roomcast.recovered"])
+
+    node.sio.on("connect", connect)
+    node.sio.on("connect", connect, namespace="/chat")
+    await node.client("/", "/chat")
+    assert told == [False, False]
+
+
 async def test_a_rejected_client_leaves_nothing_and_is_told_why(cluster: Cluster) -> None:
     a, b = await cluster.pair(linger=0)
 

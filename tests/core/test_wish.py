@@ -1,8 +1,9 @@
 """What a client says of itself as it connects, rule by rule."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from socketio import msgpack_packet
 
 from roomcast.core.options import Recovery
 from roomcast.core.tail import read_place
@@ -29,9 +30,11 @@ def test_rule_1_without_one_it_is_a_new_client(auth: object) -> None:
 def test_rule_2_a_client_that_got_nothing_names_no_place() -> None:
     pid = new_pid()
     assert wish({"pid": pid})[0] == Wish(offered=True, pid=pid)
+    undefined = cast("Any", msgpack_packet).msgpack.loads(b"\xd4\0\0")  # as the parser of its client says it
+    assert wish({"pid": pid, "offset": undefined})[0] == Wish(offered=True, pid=pid)
 
 
-@pytest.mark.parametrize("place", [50, 0, -1, 1.5, True, [1], {"a": 1}, "", "50"])
+@pytest.mark.parametrize("place", [None, 50, 0, -1, 1.5, True, [1], [0, 0], {"a": 1}, "", "50"])
 def test_rule_2_what_cannot_be_a_place_is_not_taken_for_none(place: object) -> None:
     found, _ = wish({"pid": new_pid(), "offset": place})
     assert found.place is not None
