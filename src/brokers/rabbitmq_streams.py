@@ -29,7 +29,7 @@ from roomcast.brokers.rabbitmq import RabbitBroker, tls_context
 from roomcast.brokers.rabbitmq_link import translated
 from roomcast.brokers.rabbitmq_servers import Server, servers
 from roomcast.brokers.rabbitmq_streams_link import StreamsLink
-from roomcast.brokers.rabbitmq_streams_messages import NAME, exchange_name, queue_name
+from roomcast.brokers.rabbitmq_streams_messages import NAME, NOT_OPEN, exchange_name, not_open, queue_name
 from roomcast.core.backlog import Backlog
 from roomcast.core.broker import BrokerConfig
 from roomcast.core.errors import BrokerUnavailable, ConfigurationError, RoomcastError
@@ -87,8 +87,8 @@ class RabbitStreamsDriver:
             foreign = isinstance(exc, asyncio.CancelledError) and not cancelling()
             if isinstance(exc, RoomcastError) or not (foreign or isinstance(exc, Exception)):
                 raise
-            if "does not have a replica" in str(exc):  # a moment after the server's start
-                raise BrokerUnavailable(f"RabbitMQ at {server} has not opened the log yet.", broker=NAME) from exc
+            if not_open(str(exc)):
+                raise BrokerUnavailable(f"RabbitMQ at {server} {NOT_OPEN}.", broker=NAME) from exc
             raise translated(exc, f"RabbitMQ at {server}", self._config, within) from exc
         finally:
             if not opened and link is not None:

@@ -28,11 +28,13 @@ from roomcast.brokers.log_settings import stream_of
 from roomcast.brokers.rabbitmq_link import Confirm, Inlet, Link, Streams, fail
 from roomcast.brokers.rabbitmq_streams_messages import (
     NAME,
+    NOT_OPEN,
     entry_of,
     exchange_name,
     holds,
     is_hello,
     mark_of,
+    not_open,
     offset_of,
     queue_name,
 )
@@ -89,6 +91,7 @@ class StreamsLink(Link):
         self._epochs: list[bytes] = []
         self._held: deque[Message] | None = None  # what comes before the link, or a jump, is known to be good
         self._proofs: list[asyncio.Future[bool]] = []
+        self._not_open = False
 
     # Opening.
 
@@ -125,7 +128,9 @@ class StreamsLink(Link):
         hellos = [self._hello(stream, token_hex(6), None) for stream in range(self._count)]
         try:
             await asyncio.gather(*hellos)
-        except BrokerError:
+        except BrokerError as exc:
+            if self._not_open:
+                raise BrokerUnavailable(f"RabbitMQ {NOT_OPEN}.", broker=NAME) from exc
             return False
         await asyncio.wait(self._proofs, timeout=_PATIENCE)  # nothing comes from behind the end
         if not all(proof.done() and proof.result() for proof in self._proofs):
@@ -206,6 +211,10 @@ class StreamsLink(Link):
         return self._survey.replay(stream, until, since)
 
     # The end.
+
+    def _on_channel_close(self, frame: commands.Channel.Close) -> None:
+        self._not_open = not_open(frame.reply_text or "")
+        super()._on_channel_close(frame)
 
     def _was_lost(self, _link: Link) -> None:
         for task in (self._waiting, self._asking):

@@ -17,6 +17,8 @@ try:
 except ImportError as exc:
     raise ConfigurationError('amqp+streams:// needs the RabbitMQ client: pip install "roomcast[rabbitmq]"') from exc
 NAME = "amqp+streams"
+NOT_OPEN = "does not serve the log yet; when that lasts, see how-to/choose-a-broker"
+"""What a server is said to do of which `not_open` holds."""
 
 
 def queue_name(prefix: str, stream: int) -> str:
@@ -27,6 +29,11 @@ def queue_name(prefix: str, stream: int) -> str:
 def exchange_name(prefix: str) -> str:
     """The name of the exchange that leads to them."""
     return f"{prefix}.log"
+
+
+def not_open(text: str) -> bool:
+    """Whether RabbitMQ says that it has the stream, and does not serve it: so it is for a moment after its start."""
+    return "does not have a replica" in text or "is down or inaccessible" in text
 
 
 def offset_of(header: ContentHeader) -> int:

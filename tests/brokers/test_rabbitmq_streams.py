@@ -12,6 +12,7 @@ from pamqp import commands
 
 from roomcast.brokers.rabbitmq_streams import RabbitStreamsBroker
 from roomcast.brokers.rabbitmq_streams_link import StreamsLink
+from roomcast.brokers.rabbitmq_streams_messages import not_open
 from roomcast.core.broker import BrokerConfig, Delivery, Gap, Subject
 from roomcast.core.errors import ConfigurationError, ReplayUnavailable
 from tests.brokers.checks_log import at, log_of, patient, replayed
@@ -57,6 +58,18 @@ def test_without_the_client_library_the_extra_is_named(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "aiormq.exceptions", None)
     with pytest.raises(ConfigurationError, match=r'pip install "roomcast\[rabbitmq\]"'):
         importlib.import_module("roomcast.brokers.rabbitmq_streams")
+
+
+@pytest.mark.parametrize(
+    ("text", "opening"),
+    [
+        ("NOT_FOUND - home node 'rabbit@a' of durable queue 'x.log.0' in vhost '/' is down or inaccessible", True),
+        ("INTERNAL_ERROR - stream queue 'x.log.0' in vhost '/' does not have a replica on this node", True),
+        ("NOT_FOUND - no queue 'x.log.0' in vhost '/'", False),
+    ],
+)
+def test_a_server_that_does_not_serve_a_stream_yet_is_told_from_one_that_has_none(text: str, opening: bool) -> None:
+    assert not_open(text) == opening
 
 
 async def test_the_epoch_is_that_of_the_first_message_for_whoever_comes_later(cluster: Cluster) -> None:
