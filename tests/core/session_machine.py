@@ -216,7 +216,7 @@ class Cluster(RuleBasedStateMachine):
     def granted(self, node: Model, granted: Granted) -> None:
         person, session = node.asked.pop(granted.request), granted.session
         keep = session.keep
-        if person.asking is not node:
+        if person.asking is not node or person.pid != keep.pid:  # it has gone again, or has another session by now
             self.say(node.name, Part(keep.pid, session.term))
             return
         try:
@@ -452,6 +452,7 @@ class Cluster(RuleBasedStateMachine):
             for node in others:
                 for served, _ in node.served.values():
                     self.keep(node, served)
+        self.say("x", Part("nothing", 0))  # it admits nobody before it knows where in the log it is
         self.nodes[pick] = self.new(start)
 
     @precondition(lambda self: len(self.log) > 30)
