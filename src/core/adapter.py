@@ -5,6 +5,8 @@ Every call that the server makes on its manager keeps its meaning and reaches th
 1. `emit` is accepted, or fails, as `broadcast` says.
 2. When `enter_room` returns, what is emitted later to the room, on any node, reaches the client.
 3. `enter_room`, `leave_room` and `disconnect` of a client elsewhere return when it is done there.
+4. They come after what this node emitted before, wherever the client is. With `order="total"`, those about a client of
+   this node wait until it has that, or until that was given up; but act `request_timeout` after it at the latest.
 
 What python-socketio has no words for are the operators (`operator`) and the verbs below them.
 """
@@ -301,7 +303,7 @@ class Adapter(Clients, Services):
         Raises:
             RequestTimeout: the client's node did not answer.
         """
-        if (client := self._rooms.client(namespace, sid)) is not None:
+        if (client := await self._up_to_date(sid, namespace)) is not None:
             self.send_away(client)
             return self.is_connected(sid, namespace)
         await self._elsewhere.disconnect(sid, namespace)
@@ -316,11 +318,17 @@ class Adapter(Clients, Services):
         if kwargs.get("ignore_queue"):
             if not self._overtaken(sid, namespace) or self._is_going(sid, namespace):
                 self.basic_disconnect(sid, namespace)
-        elif (client := self._rooms.client(namespace, sid)) is not None:
+        elif (client := await self._up_to_date(sid, namespace)) is not None:
             self.send_away(client)
             await self.server.disconnect(sid, namespace=namespace, ignore_queue=True)
         else:
             await self._elsewhere.disconnect(sid, namespace)
+
+    async def _up_to_date(self, sid: str, namespace: str) -> Client | None:
+        """A client of this node, once it has what this node emitted before (rule 4); None when it is not here."""
+        if self._rooms.client(namespace, sid) is not None:
+            await self._node.caught_up()
+        return self._rooms.client(namespace, sid)
 
     def _overtaken(self, sid: str, namespace: str) -> bool:
         return self._doorway is not None and self._doorway.overtaken(sid, namespace)
@@ -341,7 +349,7 @@ class Adapter(Clients, Services):
             RequestTimeout: the client's node did not answer.
         """
         room = room_name(room)
-        if self._rooms.client(namespace, sid) is None:
+        if await self._up_to_date(sid, namespace) is None:
             await self._elsewhere.enter(sid, namespace, room)
         else:
             await self._answers.enter(Selection(namespace, (sid,)), (room,)).heard()
@@ -354,7 +362,7 @@ class Adapter(Clients, Services):
             RequestTimeout: the client's node did not answer.
         """
         room = room_name(room)
-        if self._rooms.client(namespace, sid) is not None:
+        if await self._up_to_date(sid, namespace) is not None:
             self.basic_leave_room(sid, namespace, room)
         else:
             await self._elsewhere.leave(sid, namespace, room)
@@ -362,9 +370,15 @@ class Adapter(Clients, Services):
     async def close_room(self, room: Room, namespace: str | None = None) -> None:
         """Take everyone out of a room, on every node, in order with what this node emits.
 
+        It returns once that is done on this node and on its way to the others. With `order="total"` it has its place in
+        the log then, before everything that is emitted later on any node.
+
         Raises:
             TypeError: the room is not named by text or an integer.
             ValueError: the room is a client's own.
+            PayloadTooLarge, Backpressure, BrokerClosed: nothing was done.
+            PublishRejected: with `order="total"` and `confirm`: nothing was done.
+            PublishUnconfirmed: the same: it may still be done.
         """
         room, namespace = room_name(room), namespace or "/"
         message = encode_message(CloseRoom(namespace, room))
@@ -377,7 +391,10 @@ class Adapter(Clients, Services):
         except ValueError:
             self._node.publisher.release_place(len(message))
             raise
-        self._node.publisher.put(self._node.subjects.room(namespace, room), message)
+        entry = self._node.publisher.put(self._node.subjects.room(namespace, room), message)
+        if self._node.total and self._node.settings.confirm:
+            await self._node.publisher.confirmed(entry)
+        await self._node.caught_up()
 
     def _on_close_room(self, _origin: str, message: CloseRoom) -> None:
         if not self.is_sid_room(message.namespace, message.room):

@@ -177,7 +177,9 @@ class Cluster:
     ) -> AsyncGenerator[tuple[str, Reply]]:
         """What each other node answers; `here` is done for this one (rule 4), which answers only when it cannot be."""
         loop = asyncio.get_running_loop()
-        if not to.local:
+        if to.local:
+            await self.node.caught_up()
+        else:
             await self.node.met()
         nodes, concerned = self.asked(to)
         answers = self._answers if concerned else None

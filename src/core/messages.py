@@ -362,6 +362,10 @@ class Lost(msgspec.Struct, array_like=True, tag=28, frozen=True):
     node: NodeId
 
 
+class Echo(msgspec.Struct, array_like=True, tag=29, frozen=True):
+    """Comes back to the node that sent it, behind what that sent before; it means nothing else."""
+
+
 Message = (
     Emit
     | Expect
@@ -391,6 +395,7 @@ Message = (
     | Refuse
     | Seize
     | Lost
+    | Echo
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -24,10 +24,11 @@ from roomcast.core.errors import BrokerClosed, BrokerUnavailable, ConfigurationE
 from roomcast.core.gaps import Gaps
 from roomcast.core.health import Health
 from roomcast.core.membership import Membership, NodeInfo
-from roomcast.core.messages import Bye, Census, Heartbeat, Hello, Message, encode_message
+from roomcast.core.messages import Bye, Census, Echo, Heartbeat, Hello, Message, encode_message
 from roomcast.core.options import Options
 from roomcast.core.pace import Paced
 from roomcast.core.publisher import Publisher
+from roomcast.core.readback import Readback
 from roomcast.core.reader import Reader
 from roomcast.core.receiver import Receiver
 from roomcast.core.registry import open_broker
@@ -57,6 +58,7 @@ class Node:
         on_a_log: whether the broker keeps a log.
         total: whether one order holds for the clients of all nodes.
         reader: reads the whole log first, where there is recovery.
+        readback: knows what of its own has not come back, with `total`.
         paced: the clients that what is read from a log goes to.
         receiver: its receiving half.
         linked: set while there is a link to the broker.
@@ -133,6 +135,7 @@ class Node:
         }
         self.at_home: dict[type[Any], Callable[[Any], None]] = {}
         self.reader: Reader | None = None
+        self.readback: Readback | None = None
         self.paced: Paced | None = None
         in_order = self._broker.guarantees.order != "subject"
         self.receiver = Receiver(self, on_gap=self._on_gap, heard=self._heard_from, in_order=in_order)
@@ -143,6 +146,8 @@ class Node:
             everything=recovery is not None,
         )
         self.always = frozenset({self.subjects.control, self.subjects.inbox(self.id)})
+        if self.total and not guest:
+            self._read_back()
         self.linked = asyncio.Event()
         self._deaf = False
         self._problem = f"the {self._who} is not started"
@@ -153,6 +158,16 @@ class Node:
         self._closing: asyncio.Task[None] | None = None
         self._start_lock = asyncio.Lock()
         self._closed = False
+
+    def _read_back(self) -> None:
+        of_clients = (f"{self.subjects.prefix}.room.", f"{self.subjects.prefix}.all.")
+        self.readback = self.publisher.readback = Readback(
+            self.settings.request_timeout,
+            concerns=lambda subject: subject.startswith(of_clients) or subject in self.always,
+            returns=lambda subject: self.reader is not None or subject in self.always,
+            ask=lambda: self.answer(self.id, Echo()),
+        )
+        self.on_close.append(self.readback.close)
 
     # Life
 
@@ -236,6 +251,11 @@ class Node:
     def running(self) -> bool:
         """Started, and not closed."""
         return bool(self._loops) and not self._closed
+
+    async def caught_up(self) -> None:
+        """Return once this node's clients have what it published before: at once, but with `total` (see `readback`)."""
+        if self.readback is not None:
+            await self.readback.caught_up()
 
     async def met(self) -> None:
         """Return once all nodes are known (see `membership`).

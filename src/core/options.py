@@ -93,7 +93,8 @@ class Options:
         recovery: give clients that come back what they missed. That needs a broker with a log, and is "total" in order.
         confirm: `emit` returns only once the broker has confirmed; true on a log unless it is set.
         emit_timeout: how long `emit` may wait for a place in the outbox, and for a confirm.
-        request_timeout: how long a request to another node may take.
+        request_timeout: how long a request to another node may take; and how long after an emit a call that moves or
+            disconnects a client of this node waits for that to come back from the log, with `order="total"`.
         connect_timeout: how long one attempt to connect may take.
         heartbeat: period of this node's heartbeats, and of the checks of its link.
         peer_timeout: silence after which a peer is lost; at least twice the heartbeat.

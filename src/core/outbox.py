@@ -12,7 +12,7 @@ Pure: `now` is a monotonic clock in seconds.
 
 from bisect import insort
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -114,6 +114,12 @@ class Outbox:
         self.messages -= 1
         self.bytes -= size
 
+    def entries(self) -> Iterator[Entry]:
+        """All that is queued or unconfirmed."""
+        for batch in (*self._flying.values(), *self._returned):
+            yield from batch.entries
+        yield from self._queue
+
     def put(self, entry: Entry) -> None:
         """Take in a message, in the place reserved for it."""
         self._queue.append(entry)
@@ -160,8 +166,7 @@ class Outbox:
 
     def clear(self) -> list[Entry]:
         """Give up everything, sent or not."""
-        left = [entry for batch in (*self._flying.values(), *self._returned) for entry in batch.entries]
-        left.extend(self._queue)
+        left = list(self.entries())
         self._flying.clear()
         self._returned.clear()
         self._queue.clear()

@@ -27,6 +27,7 @@ from roomcast.core.errors import (
 )
 from roomcast.core.options import Options
 from roomcast.core.outbox import Batch, Entry, Outbox
+from roomcast.core.readback import Readback
 from roomcast.core.sequences import Numbering
 from roomcast.core.stats import Stats
 from roomcast.core.wire import OVERHEAD, Envelope, Wire
@@ -50,6 +51,7 @@ class Publisher:
 
     Attributes:
         before: each called before a message takes its turn, to send what must not come after it.
+        readback: is told what becomes of each message, where this node hears its own.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Publisher:
         tell: Callable[[Gap], None],
     ) -> None:
         self.before: list[Callable[[], None]] = []
+        self.readback: Readback | None = None
         self._origin = origin
         self._name = broker_name
         self._settings = settings
@@ -183,6 +186,8 @@ class Publisher:
         self._place += 1
         entry = Entry(subject, message, epoch, number, time.monotonic(), self._place)
         self._outbox.put(entry)
+        if self.readback is not None:
+            self.readback.put(entry)
         if not self._scheduled:
             self._schedule()
         return entry
@@ -363,6 +368,8 @@ class Publisher:
             self._outbox.confirm(batch)
             self._stats.payloads += 1
             self._stats.published += len(batch.entries)
+            if self.readback is not None:
+                self.readback.confirmed(batch.entries[-1])
             for entry in batch.entries:
                 if entry.waiter is not None and not entry.waiter.done():
                     entry.waiter.set_result(None)
@@ -399,6 +406,8 @@ class Publisher:
         if not lost:
             return
         self._stats.given_up += len(lost)
+        if self.readback is not None:
+            self.readback.given_up(lost, self._outbox.entries)
         for entry in lost:
             if entry.waiter is not None and not entry.waiter.done():
                 kind = PublishUnconfirmed if entry.sent else PublishRejected

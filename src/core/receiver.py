@@ -6,7 +6,8 @@
 3. Many messages are no reason to keep the loop to oneself: it runs after each `_SLICE` of handling. What is read from a
    log is handed on no faster than the clients it is for are served, since it can wait there (`pace`).
 4. With `order="total"`, what this node's own clients are to see goes through the log as well, and is done at the place
-   that it has there (`at_home`): so it comes in the same order for the clients of all nodes.
+   that it has there (`at_home`): so it comes in the same order for the clients of all nodes. Who waits for that is told
+   once it is done (`readback`).
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from roomcast.core.errors import BrokerClosed, WireError
 from roomcast.core.gaps import Gaps
 from roomcast.core.messages import Message
 from roomcast.core.pace import Paced
+from roomcast.core.readback import Readback
 from roomcast.core.reader import Reader
 from roomcast.core.sequences import Tracking
 from roomcast.core.stats import Stats
@@ -38,6 +40,7 @@ class _Node(Protocol):
     handlers: dict[type[Any], Callable[[str, Any], None]]
     at_home: dict[type[Any], Callable[[Any], None]]
     reader: Reader | None
+    readback: Readback | None
     paced: Paced | None
     stats: Stats
     gaps: Gaps
@@ -75,6 +78,7 @@ class Receiver:
         self._in_order = in_order
         self._logged: set[str] = set()
         self._mourned: deque[tuple[float, str]] = deque()
+        self._own = 0  # the last place of an envelope of this node's own
 
     async def run(self, broker: Broker) -> None:
         """Receive until the node is closed."""
@@ -103,6 +107,9 @@ class Receiver:
             for origin, message in self._opened(event):
                 self._handle(origin, message)
                 yield
+            if self._own and self._node.readback is not None:
+                self._node.readback.came_back(self._own)
+                self._own = 0
         yield
 
     def _opened(self, delivery: Delivery) -> Iterable[tuple[str, Message | WireError]]:
@@ -123,8 +130,10 @@ class Receiver:
                 reader.unread(delivery, exc)
             return ()
         origin = envelope.origin
-        if origin == self._node.id and not self._node.total:
-            return ()
+        if origin == self._node.id:
+            if not self._node.total:
+                return ()
+            self._own = envelope.place + len(envelope.messages) - 1
         if now is not None:
             self._heard(origin)
         messages, repeats = envelope.messages, 0

@@ -3,11 +3,12 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator
-from typing import cast
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
 
+from roomcast import Recovery
 from roomcast.brokers.log_broker import LogBroker
 from roomcast.core.broker import BrokerConfig
 from tests.adapter.servers import Client, Cluster, Heard, Node, serving
@@ -57,3 +58,32 @@ async def test_p2_all_clients_see_the_events_of_several_publishers_in_one_order(
         own: list[Heard] = [event for event in heard[0] if event[1] == f"{at}"]
         assert own == [("n", f"{at}", number) for number in range(EVENTS)], "P1"
     assert len({event[1] for event in heard[0][:EVENTS]}) == 3, "the publishers did publish at once"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"order": "total"}, {"recovery": Recovery(window=10.0)}], ids=["total", "recovery"]
+)
+async def test_p4_a_process_moves_its_clients_in_order_with_what_it_emits(
+    logged: Cluster, settings: dict[str, Any]
+) -> None:
+    node, other = [await logged.node(**settings) for _ in range(2)]
+    client = await node.client()
+    sid, sio = client.sid, node.sio
+    noise = asyncio.ensure_future(publish(other, "noise", "other"))
+    for number in range(20):
+        await sio.enter_room(sid, "red")
+        await sio.emit("n", number, to="red")
+        await sio.leave_room(sid, "red")
+        await sio.emit("n", "left", to="red")
+        await sio.enter_room(sid, "red")
+        await sio.close_room("red")
+        await sio.emit("n", "closed", to="red")
+        await sio.enter_room(sid, "blue")
+        await sio.emit("n", number, to="blue")
+        await sio.close_room("blue")
+    await noise
+    await sio.emit("bye", to=sid)
+    await sio.disconnect(sid)
+    heard = await client.hear("bye")
+    await client.gone.wait()
+    assert heard == [*(("n", number) for number in range(20) for _ in range(2)), ("bye",)]

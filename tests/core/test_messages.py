@@ -18,6 +18,7 @@ from roomcast.core.messages import (
     CloseRoom,
     CountClients,
     Disconnect,
+    Echo,
     Emit,
     Evict,
     Expect,
@@ -110,6 +111,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Refuse, pids, counts),
     st.builds(Seize, pids, counts),
     st.builds(Lost, origins),
+    st.just(Echo()),
 )
 
 SELECTION = Selection("/", ("red", 7), ("a sid",))
@@ -170,6 +172,7 @@ EXAMPLES: list[tuple[Message, str]] = [
     (Refuse("pid", 2), "931aa370696402"),
     (Seize("pid", 2), "931ba370696402"),
     (Lost("abc-_1"), "921ca66162632d5f31"),
+    (Echo(), "911d"),
 ]
 KINDS = [message for message, _ in EXAMPLES]
 LAST = max(msgspec.msgpack.decode(encode_message(message))[0] for message in KINDS)
