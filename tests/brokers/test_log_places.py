@@ -241,11 +241,6 @@ class TakesEveryJumpForTheBrokers(Places):
         return super().read(stream, at, None if first is None else 0)
 
 
-class TakesAHoleForTheBrokersWhenTheStreamBeginsBehindIt(Places):
-    def read(self, stream: int, at: Place, first: int | None = None) -> Gap | bool:
-        return super().read(stream, at, None if first is None else first - 1)
-
-
 class TakesANewLifeUpAtItsEnd(Places):
     def resume(self, views: Sequence[View]) -> list[Gap]:
         return super().resume([View(one.end, one.end, one.first) for one in views])
@@ -265,7 +260,6 @@ class SaysNothingWhenItGoesOn(Places):
         ReadsAgain,
         TakesEveryJumpForAHole,
         TakesEveryJumpForTheBrokers,
-        TakesAHoleForTheBrokersWhenTheStreamBeginsBehindIt,
         TakesANewLifeUpAtItsEnd,
         SaysNothingWhenItGoesOn,
     ],
