@@ -56,11 +56,12 @@ class Gaps:
         if now - self._logged.get(gap.reason, -_QUIET) < _QUIET:
             return
         self._logged[gap.reason] = now
+        amount = f"at most {gap.missed} entries" if gap.reason == "trimmed" else f"{gap.missed} messages"
         logger.warning(
             "roomcast: gap on node %s: %s%s%s%s",
             self._node.id,
             gap.reason,
-            f", {gap.missed} messages" if gap.missed is not None else "",
+            f", {amount}" if gap.missed is not None else "",
             f", from node {gap.origin}" if gap.origin else "",
             f", on {gap.subject}" if gap.subject else "",
         )
