@@ -11,6 +11,8 @@
 4. A session that another node serves is taken from it when that says nothing of any session for a third of `patience`,
    and then others at once, until it is heard again; or when it has not answered for `patience` (`silence`).
 5. A node that has not read something of the log forgets what it knew of the sessions of others.
+6. The log has `patience` and the `request_timeout` to decide. Without a link to the broker it cannot: a client that
+   comes back waits for the link up to `_OUTAGE` more, within its window, and then for the log as long again.
 """
 
 import asyncio
@@ -43,6 +45,9 @@ from roomcast.core.tail import Kept, read_place
 from roomcast.core.wish import Wish, look_at, new_pid
 
 logger = logging.getLogger("roomcast")
+
+_OUTAGE = 20.0
+"""Seconds. With all the rest (rule 6) that is less than what engine.io waits for a ping that nobody reads meanwhile."""
 
 _decoder = msgspec.msgpack.Decoder(dict[str, Any])
 
@@ -151,13 +156,10 @@ class Recoveries:
             if not self.serving.say(Resume(request, wish.pid)):
                 self._count("asked for in vain: nothing can be sent")
                 return None
-            async with asyncio.timeout(self.settings.patience + self._node.settings.request_timeout):
-                return await asyncio.shield(pending.sid)
-        except TimeoutError:
-            if pending.sid.done():  # in the very turn of the deadline
-                return pending.sid.result()
-            self._count("not decided in time")
-            return None
+            if not await self._decided(pending, session):
+                self._count("not decided in time")
+                return None
+            return pending.sid.result()
         except asyncio.CancelledError:
             if pending.sid.done() and (sid := pending.sid.result()) is not None:
                 self._clients.basic_disconnect(sid, namespace)
@@ -165,6 +167,26 @@ class Recoveries:
         finally:
             del self._pending[request]
             pending.settle(None)
+
+    async def _decided(self, pending: _Pending, session: Session) -> bool:
+        """Whether the log has decided, in time (rule 6)."""
+        node, within = self._node, self.settings.patience + self._node.settings.request_timeout
+        before = node.stats.disconnects if node.linked.is_set() else None
+        await asyncio.wait({pending.sid}, timeout=within)
+        if pending.sid.done() or (node.linked.is_set() and node.stats.disconnects == before):
+            return pending.sid.done()
+        left = _OUTAGE
+        if session.parted is not None:
+            left = min(left, session.parted + self.settings.window - time.time())
+        link = asyncio.ensure_future(node.linked.wait())
+        either: set[asyncio.Future[Any]] = {pending.sid, link}
+        try:
+            await asyncio.wait(either, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            link.cancel()
+        if node.linked.is_set():
+            await asyncio.wait({pending.sid}, timeout=within)
+        return pending.sid.done()
 
     def admit(self, client: Client, namespace: str, wish: Wish) -> None:
         """A client has a fresh session."""
