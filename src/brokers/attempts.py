@@ -121,13 +121,14 @@ async def keep(
                 try:
                     link = await connect()
                 except (BrokerError, ConfigurationError) as exc:
+                    if cancelling():
+                        return
                     if said != (said := str(exc)):
                         _logger.warning("Trying to restore the link: %s", said)
                 else:
                     break
-                finally:
-                    if cancelling():
-                        raise asyncio.CancelledError
+            if cancelling():
+                return
             restored()
             since, said = loop.time(), ""
     finally:
