@@ -11,6 +11,7 @@ from typing import cast
 from tests.simulation.history import (
     Called,
     Change,
+    Deaf,
     Dropped,
     Fault,
     Forgot,
@@ -135,6 +136,13 @@ def p5_holes_are_counted(story: Story) -> Iterator[str]:
     for key in sorted(numbers.holes.keys() | told.keys()):
         if numbers.holes[key] != told[key]:
             yield f"{key[0]} told {told[key]} missing of {key[2]} on {key[1]}, and it was {numbers.holes[key]}"
+
+
+def p5_deafness_shows(story: Story) -> Iterator[str]:
+    """`health` is false while a process is deaf."""
+    for place, event in enumerate(story.history.events):
+        if isinstance(event, Deaf) and not event.told:
+            yield f"{event.node} hears nothing, and its health is good, at {story.history.moments[place]:.1f}"
 
 
 def p6_every_call_ends(story: Story) -> Iterator[str]:
@@ -388,6 +396,7 @@ CHECKERS: tuple[Checker, ...] = (
     p3_once_and_only_the_addressed,
     p4_p5_nothing_is_lost_in_silence,
     p5_holes_are_counted,
+    p5_deafness_shows,
     p6_every_call_ends,
     p7_memory_is_bounded,
     p8_nothing_breaks,

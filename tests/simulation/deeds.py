@@ -360,7 +360,7 @@ def stop(world: World, draw: random.Random) -> None:
 
 
 def garbage(world: World, draw: random.Random) -> None:
-    if world.on_log or (node := _node(world, draw)) is None:
+    if (node := _node(world, draw)) is None:
         return
     subjects = node.sim.core.subjects
     subject = draw.choice(
@@ -369,7 +369,7 @@ def garbage(world: World, draw: random.Random) -> None:
     tail = draw.randbytes(draw.randint(0, 20))
     raw = msgspec.Raw(b"\x91" + tail)
     payload = draw.choice((tail, b"\1\0" + tail, b"\1\0" + msgspec.msgpack.encode(Envelope("strngr", 1, 0, 1, [raw]))))
-    world.hub.route(None, subject, payload)
+    world.servers.publish(subject, payload)
 
 
 def begin(world: World, draw: random.Random) -> None:

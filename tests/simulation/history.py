@@ -120,6 +120,14 @@ class Told(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Deaf(Event):
+    """The link of a node is down, and `health` says so, or does not."""
+
+    node: str
+    told: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Handed(Event):
     """A broker gave numbered messages of a node to another one.
 

@@ -18,6 +18,7 @@ import asyncio
 import base64
 import contextvars
 import heapq
+import logging
 import math
 import random
 import secrets
@@ -30,6 +31,7 @@ from typing import Any, cast
 from unittest import mock
 
 from tests.cluster.clock import EPOCH, Stuck, modules_that_use
+from tests.simulation.network import Network
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -41,6 +43,11 @@ _LOOK = 2e-6  # seconds that pass at most between two looks at a clock
 _PAUSES = 4000  # callbacks of which one is followed by a pause of its process
 _LONGEST_PAUSE = 0.1
 _SLOW_LOOKS = 400  # looks of which one comes late: slices of work end by the clock
+_CLOCKS = ("nats.aio.client",)
+_SECRETS = ("roomcast.brokers.nats_link",)
+_JITTER = ("roomcast.brokers.attempts",)
+"""Modules outside the core that look at clocks, and draw."""
+_LOUD = ("roomcast", "nats")
 
 
 def context_of(name: str) -> contextvars.Context:
@@ -58,6 +65,7 @@ class SeededLoop(asyncio.BaseEventLoop):
         self.now = 1000.0
         self.turns = 0
         self.skews: dict[str, float] = {}
+        self.network: Network | None = None
         self._seeded = random.Random(f"{seed} loop")
         self._queues: dict[str, deque[Any]] = {}
         self._frozen: dict[str, float] = {}
@@ -91,6 +99,18 @@ class SeededLoop(asyncio.BaseEventLoop):
                 fault()
 
         self.call_later(0.005, at_last, context=context_of(WORLD))
+
+    async def create_connection(  # type: ignore[override]  # what is used of it
+        self, protocol_factory: Callable[[], Any], host: str = "", port: int = 0, **_options: Any
+    ) -> tuple[asyncio.Transport, Any]:
+        """Connect a process to a server of the simulation (`network`)."""
+        if self.network is None:
+            raise NotImplementedError("there is no network in this simulation")
+        return await self.network.connect(process.get(), contextvars.copy_context(), protocol_factory, (host, port))
+
+    def end_network(self) -> None:
+        if self.network is not None:
+            self.network.end()
 
     # What asyncio's own loops do with sockets
 
@@ -173,6 +193,17 @@ class _Clock:
 
 
 @contextmanager
+def _silent(logger: logging.Logger) -> Generator[None]:
+    """Thousands of warnings, all of them deserved."""
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
 def seeded(seed: object) -> Generator[tuple[SeededLoop, Run]]:
     """A loop, and what runs a coroutine on it; clocks, ids and jitter of the core come from the seed meanwhile."""
     loop = SeededLoop(seed)
@@ -182,12 +213,19 @@ def seeded(seed: object) -> Generator[tuple[SeededLoop, Run]]:
     def token_urlsafe(size: int) -> str:
         return base64.urlsafe_b64encode(drawn.randbytes(size)).rstrip(b"=").decode()
 
-    fake = types.SimpleNamespace(choice=drawn.choice, token_urlsafe=token_urlsafe)
+    def token_hex(size: int) -> str:
+        return drawn.randbytes(size).hex()
+
+    fake = types.SimpleNamespace(choice=drawn.choice, token_urlsafe=token_urlsafe, token_hex=token_hex)
     with ExitStack() as stack:
-        for name in modules_that_use(time):
+        for name in (*modules_that_use(time), *_CLOCKS):
             stack.enter_context(mock.patch(f"{name}.time", _Clock(loop)))
-        for name in modules_that_use(secrets):
+        for name in (*modules_that_use(secrets), *_SECRETS):
             stack.enter_context(mock.patch(f"{name}.secrets", fake))
-        stack.enter_context(mock.patch("roomcast.brokers.attempts.random", jitter))
+        for name in _JITTER:
+            stack.enter_context(mock.patch(f"{name}.random", jitter))
+        for name in _LOUD:
+            stack.enter_context(_silent(logging.getLogger(name)))
+        stack.callback(loop.end_network)
         runner = stack.enter_context(asyncio.Runner(loop_factory=lambda: loop))
         yield loop, runner.run

@@ -8,6 +8,11 @@ from typing import Any
 from unittest import mock
 
 from roomcast.brokers.log_places import Places
+from roomcast.brokers.nats import NatsBroker
+from roomcast.brokers.nats_link import Link as NatsLink
+from roomcast.brokers.redis import RedisBroker
+from roomcast.brokers.redis_link import Line as RedisLine
+from roomcast.brokers.redis_link import Link as RedisLink
 from roomcast.core import claims
 from roomcast.core.adapter import Adapter
 from roomcast.core.broadcast import Broadcast, Collector
@@ -25,6 +30,7 @@ from roomcast.core.sequences import Tracking
 from roomcast.core.subscriber import Subscriber
 from tests.cluster import bugs
 from tests.core.test_teeth_tickets import AdmitsOneMore, KeepsTheSurplus, WaitsForNobody
+from tests.simulation import client_mutants as planted
 from tests.simulation.plan import WorldKind, plan
 from tests.simulation.simulate import Result, simulate
 
@@ -163,35 +169,48 @@ def answers_come_twice(real: Any) -> Any:
 
 
 MUTANTS: tuple[Mutant, ...] = (
-    Mutant(Tracking, "read", bugs.holes_are_ignored, r"P5: .* told 0 missing"),
-    Mutant(Tracking, "read", bugs.repeats_are_kept, r"P3: .* times|P1:", first=1),
-    Mutant(Tracking, "pause", a_stale_number_is_kept, r"P5: .* and it was", first=11),
-    Mutant(Outbox, "_neighbours", bugs.batches_gather_from_afar, r"P1:|P2:"),
-    Mutant(Outbox, "take", bugs.what_came_back_goes_last, r"P1:|P4:|P5:", first=5),
-    Mutant(Outbox, "confirm", bugs.confirms_free_nothing, r"P[678]:"),
-    Mutant(Subscriber, "heard", bugs.joins_do_not_wait, r"P4:", first=10),
-    Mutant(Interest, "acquire", bugs.the_linger_is_not_checked_again, r"P4:", first=7),
-    Mutant(Broadcast, "_send", bugs.local_clients_come_before_the_place, r"P1:|P4:|P6:", first=3),
-    Mutant(Broadcast, "_send", bugs.an_emit_suspends_half_way, r"P[146]:", first=3),
+    Mutant(Tracking, "read", bugs.holes_are_ignored, r"P5: .* told 0 missing", world="pubsub"),
+    Mutant(Tracking, "read", bugs.repeats_are_kept, r"P3: .* times|P1:", first=1, world="partitions"),
+    Mutant(Tracking, "pause", a_stale_number_is_kept, r"P5: .* and it was", first=11, world="partitions"),
+    Mutant(Outbox, "_neighbours", bugs.batches_gather_from_afar, r"P1:|P2:", world="pubsub"),
+    Mutant(Outbox, "take", bugs.what_came_back_goes_last, r"P1:|P4:|P5:", first=5, world="pubsub"),
+    Mutant(Outbox, "confirm", bugs.confirms_free_nothing, r"P[678]:", world="pubsub"),
+    Mutant(Subscriber, "heard", bugs.joins_do_not_wait, r"P4:", first=10, world="pubsub"),
+    Mutant(Interest, "acquire", bugs.the_linger_is_not_checked_again, r"P4:", first=7, world="log"),
+    Mutant(Broadcast, "_send", bugs.local_clients_come_before_the_place, r"P1:|P4:|P6:", first=3, world="total"),
+    Mutant(Broadcast, "_send", bugs.an_emit_suspends_half_way, r"P[146]:", first=3, world="total"),
     Mutant(Broadcast, "_send", own_clients_come_first, r"P2:|P3:", world="total"),
-    Mutant(Adapter, "_deliver", bugs.local_clients_wait_for_the_broker, r"P9:"),
-    Mutant(Adapter, "_deliver", bugs.skip_is_ignored_elsewhere, r"P3:", first=1),
-    Mutant(Rooms, "select", bugs.each_room_is_served_apart, r"P3:"),
-    Mutant(Adapter, "leave_room", bugs.who_leaves_still_hears, r"P3:"),
-    Mutant(Publisher, "_admit", bugs.the_last_to_wait_is_let_in_first, r"P1:|P2:", first=1),
-    Mutant(Publisher, "_admit", nobody_is_let_in, r"P6:|P8:", first=4),
-    Mutant(Publisher, "_abandon", cancelled_callers_keep_their_place, r"P8: .* backlog", first=85),
-    Mutant(Publisher, "hold", bugs.resends_wait_for_nobody, r"P4:", first=5),
-    Mutant(Gaps, "tell", bugs.a_lost_link_is_not_told, r"P4:"),
-    Mutant(Gaps, "tell", bugs.what_is_given_up_is_not_told, r"P4:", first=6),
-    Mutant(Receiver, "refuse", bugs.garbage_ends_the_loop, r"P[48]:|ME:"),
+    Mutant(Adapter, "_deliver", bugs.local_clients_wait_for_the_broker, r"P9:", world="pubsub"),
+    Mutant(Adapter, "_deliver", bugs.skip_is_ignored_elsewhere, r"P3:", first=1, world="partitions"),
+    Mutant(Rooms, "select", bugs.each_room_is_served_apart, r"P3:", world="pubsub"),
+    Mutant(Adapter, "leave_room", bugs.who_leaves_still_hears, r"P3:", world="pubsub"),
+    Mutant(Publisher, "_admit", bugs.the_last_to_wait_is_let_in_first, r"P1:|P2:", first=1, world="partitions"),
+    Mutant(Publisher, "_admit", nobody_is_let_in, r"P6:|P8:", first=4, world="recovery"),
+    Mutant(Publisher, "_abandon", cancelled_callers_keep_their_place, r"P8: .* backlog", first=85, world="pubsub"),
+    Mutant(Publisher, "hold", bugs.resends_wait_for_nobody, r"P4:", first=5, world="pubsub"),
+    Mutant(Gaps, "tell", bugs.a_lost_link_is_not_told, r"P4:", world="pubsub"),
+    Mutant(Gaps, "tell", bugs.what_is_given_up_is_not_told, r"P4:", first=6, world="partitions"),
+    Mutant(Receiver, "refuse", bugs.garbage_ends_the_loop, r"P[48]:|ME:", world="pubsub"),
     Mutant(Places, "resume", a_trimmed_log_is_not_told, r"P4:", world="log", first=13),
-    Mutant(Membership, "tick", the_dead_live_on, r"ME:", first=1),
-    Mutant(Membership, "on_bye", no_bye_is_heard, r"ME:|P6:", first=4),
-    Mutant(Presence, "exited", presence_misses_who_leaves, r"PR:", first=1),
-    Mutant(Claims, "went", the_gone_keep_their_claims, r"CL:|P6:", first=4),
-    Mutant(claims, "Tickets", one_more_is_admitted, r"CL:", first=4),
-    Mutant(claims, "Tickets", nobody_is_waited_for, r"CL:", first=4),
-    Mutant(claims, "Tickets", the_surplus_stays, r"CL:", first=121),
-    Mutant(Collector, "take", answers_come_twice, r"AN:"),
+    Mutant(Membership, "tick", the_dead_live_on, r"ME:", first=1, world="partitions"),
+    Mutant(Membership, "on_bye", no_bye_is_heard, r"ME:|P6:", first=4, world="recovery"),
+    Mutant(Presence, "exited", presence_misses_who_leaves, r"PR:", first=1, world="partitions"),
+    Mutant(Claims, "went", the_gone_keep_their_claims, r"CL:|P6:", first=4, world="recovery"),
+    Mutant(claims, "Tickets", one_more_is_admitted, r"CL:", first=4, world="recovery"),
+    Mutant(claims, "Tickets", nobody_is_waited_for, r"CL:", first=4, world="recovery"),
+    Mutant(claims, "Tickets", the_surplus_stays, r"CL:", first=121, world="partitions"),
+    Mutant(Collector, "take", answers_come_twice, r"AN:", world="pubsub"),
+    Mutant(RedisBroker, "_restore", planted.subjects_are_not_restored, r"P4:", world="redis"),
+    Mutant(RedisBroker, "_lost", planted.a_lost_link_is_kept_secret, r"P5:", world="redis"),
+    Mutant(RedisLine, "ping", planted.replies_are_those_of_the_command_before, r"P[4-8]:", world="redis"),
+    Mutant(RedisLine, "_read", planted.what_is_cut_by_a_read_is_lost, r"P[4-8]:", world="redis"),
+    Mutant(RedisLink, "publish", planted.a_publish_counts_when_it_is_written, r"P4:", first=1, world="redis"),
+    Mutant(RedisLink, "_watch", planted.a_silent_redis_is_waited_for, r"P4:|P6:", first=6, world="redis"),
+    Mutant(
+        RedisLink, "_tell_channels", planted.a_subscription_to_redis_is_not_waited_for, r"P4:", first=4, world="redis"
+    ),
+    Mutant(NatsBroker, "_open", planted.subscriptions_are_not_restored, r"P4:", world="nats"),
+    Mutant(NatsBroker, "_on_lost", planted.a_lost_link_is_kept_secret, r"P5:", world="nats"),
+    Mutant(NatsLink, "barrier", planted.a_barrier_is_no_barrier, r"P4:", first=4, world="nats"),
+    Mutant(NatsLink, "_beat", planted.a_silent_nats_is_waited_for, r"P4:|P6:", first=6, world="nats"),
 )

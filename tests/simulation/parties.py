@@ -1,9 +1,10 @@
 """Who takes part in a simulation: processes and clients, and with what settings."""
 
 import contextvars
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, Protocol
 
-from tests.cluster.faulty import FaultyBroker
+from roomcast.core.broker import Delivery, Subject
 from tests.cluster.harness import Arguments, SimClient, SimNode
 
 SETTINGS: dict[str, Any] = {
@@ -53,6 +54,20 @@ class Member(SimClient):
         await self.socket.close(wait=False, abort=True, reason=self.node.server.reason.TRANSPORT_ERROR)
 
 
+class Telling(Protocol):
+    """A broker that tells what passes between it and its node.
+
+    Attributes:
+        asked: the subjects for which a call of `subscribe` has come back.
+        handed: called with each delivery as the node gets it.
+        forgotten: called with the subjects that the node gives up.
+    """
+
+    asked: set[Subject]
+    handed: Callable[[Delivery], None]
+    forgotten: Callable[[Collection[Subject]], None]
+
+
 class SimProcess:
     """One process of the cluster: a node, its context, and whether it still runs."""
 
@@ -74,5 +89,6 @@ class SimProcess:
         return self.sim.server
 
     @property
-    def broker(self) -> FaultyBroker:
+    def broker(self) -> Telling:
+        """The broker of its node; but one with a log does not tell."""
         return self.sim.broker

@@ -9,9 +9,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-WorldKind = Literal["pubsub", "partitions", "log", "total", "recovery"]
+WorldKind = Literal["pubsub", "partitions", "log", "total", "recovery", "redis", "nats"]
 """Publish/subscribe, with rooms on subjects of their own or on few; a log; a log with one order for all; the same with
-clients that come back."""
+clients that come back; and publish/subscribe with the brokers and client libraries of production."""
 
 KINDS: tuple[WorldKind, ...] = get_args(WorldKind)
 ROUND = 6.0  # seconds in which the steps of a round lie
@@ -51,6 +51,19 @@ FAULTS = {
     "trim": 1,
     "kill": 1,
 }
+
+
+CLIENT_FAULTS = {
+    "cut": 7,
+    "crash": 2,
+    "halt": 2,
+    "stall": 5,
+    "freeze": 4,
+    "delay": 4,
+    "hang_up": 3,
+    "kill": 1,
+}
+"""With client libraries; together they weigh as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +112,8 @@ def plan(seed: int, *, world: WorldKind | None = None, steps: int = 40, rounds: 
     """
     draw = random.Random(f"{seed} plan")
     kind = world or KINDS[seed % len(KINDS)]
-    weights = DEEDS | ({} if draw.random() < 0.2 else FAULTS)
+    faults = CLIENT_FAULTS if kind in ("redis", "nats") else FAULTS
+    weights = DEEDS | ({} if draw.random() < 0.2 else faults)
     made: list[tuple[Step, ...]] = []
     nodes = draw.randint(2, 4)
     number = 0

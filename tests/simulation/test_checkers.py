@@ -14,6 +14,7 @@ from tests.simulation.history import (
     ClientGone,
     ClientLeaving,
     ClientUp,
+    Deaf,
     Dropped,
     Ended,
     Event,
@@ -145,6 +146,7 @@ BAD: list[tuple[str, History, str]] = [
         "P5: n1 told 0 missing of n0 on s, and it was 3",
     ),
     ("a hole that is none", history(UP, Told("n1", "missed", "s", "n0", 2)), "P5: n1 told 2 missing"),
+    ("deaf, and well", history(UP, Deaf("n1", told=True), Deaf("n1", told=False)), "P5: n1 hears nothing"),
     ("no end", history(UP, call(1, "survey")), "P6: survey 1 of n0 never ended"),
     ("too late", history(UP, call(1, "survey", within=-1.0), Ended(1, "failed")), "P6: survey 1 of n0 took"),
     (

@@ -6,21 +6,19 @@ What an application does to it is in `deeds`, what fate does in `faults`.
 
 import asyncio
 import json
-import logging
 import random
-from collections.abc import Collection, Coroutine
+from collections.abc import Coroutine
 from typing import Any, cast
 
 import roomcast
-from roomcast.core.broker import Delivery, Gap, Subject
-from roomcast.core.errors import WireError
+from roomcast.core.broker import Gap
 from roomcast.core.membership import NodeInfo
-from roomcast.core.messages import Emit, decode_message
 from roomcast.core.rooms import Client
 from tests.cluster.clock import Stuck
-from tests.cluster.faulty import FaultyBroker, Hub, installed
+from tests.cluster.faulty import installed
 from tests.cluster.harness import Arguments, SimNode
-from tests.cluster.model import bounds, read_envelope
+from tests.cluster.model import bounds
+from tests.simulation.client_servers import ClientServers
 from tests.simulation.history import (
     Away,
     Back,
@@ -28,12 +26,10 @@ from tests.simulation.history import (
     ClientGone,
     ClientLeaving,
     ClientUp,
-    Dropped,
+    Deaf,
     Ended,
     Event,
-    Forgot,
     Got,
-    Handed,
     History,
     Met,
     NodeDown,
@@ -46,10 +42,10 @@ from tests.simulation.history import (
     Told,
     Watched,
 )
-from tests.simulation.log_server import LogServer
 from tests.simulation.loop import WORLD, SeededLoop, context_of, process
 from tests.simulation.parties import BURST, SETTINGS, SETTLE, Member, SimProcess
 from tests.simulation.plan import Plan
+from tests.simulation.servers import HubServers, LogServers, Servers
 
 # pyright: reportPrivateUsage=false
 
@@ -71,14 +67,22 @@ class World:
         self._names: dict[str, str] = {}
         self._number = self._named = 0
         self._latency = random.Random(f"{plan.seed} latency")
-        self.hub = Hub()
-        self.logs = LogServer(latency=self._way)
-        for server in (self.hub, self.logs):
-            server.context = context_of(WORLD)
-            server.latency = self._way
-        self.hub.dropped = self._dropped
+        self.servers = _make_servers(self)
+        loop.set_exception_handler(self._unhandled)
 
-    def _way(self) -> float:
+    def _unhandled(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Something failed where nobody sees it."""
+        self.note(Seen("world", (), (), (), (f"{context['message']}: {context.get('exception')!r}",)))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the nodes."""
+        own: dict[str, Any] = {"order": "total"} if self.plan.world == "total" else {}
+        if self.recovering:
+            own["recovery"] = roomcast.Recovery(window=30.0, patience=1.0, offer=_offer)
+        return SETTINGS | self.servers.settings | own
+
+    def way(self) -> float:
         """Seconds from a node to the server, or back: now and then much longer."""
         return 0.0002 + self._latency.expovariate(1000.0) + (0.05 if self._latency.random() < 0.01 else 0.0)
 
@@ -118,13 +122,8 @@ class World:
         name = f"n{len(self.nodes)}"
         context = context_of(name)
         self.loop.skews[name] = self._latency.uniform(-0.02, 0.02)
-        url = {"pubsub": "faulty://hub", "partitions": "faulty://hub?partitions=4"}.get(self.plan.world, "simlog://")
-        settings = SETTINGS | {"name": name} | ({"order": "total"} if self.plan.world == "total" else {})
-        if self.on_log:
-            settings["outbox_age"] = 10.0
-        if self.recovering:
-            settings["recovery"] = roomcast.Recovery(window=30.0, patience=1.0, offer=_offer)
-        node = SimProcess(name, context.run(SimNode, self.hub, url, settings), context)
+        settings = self.settings | {"name": name}
+        node = SimProcess(name, context.run(SimNode, self.servers.hub, self.servers.url, settings), context)
         self._names[node.sim.id] = name
         self.nodes.append(node)
         self._listen(node)
@@ -155,16 +154,12 @@ class World:
         node.alive = False
         self._lose_clients(node)
 
-    def kill_node(self, node: SimProcess, reach: int) -> None:
+    def kill_node(self, node: SimProcess, draw: random.Random) -> None:
         """A process that is gone between two callbacks, without a word."""
         node.alive = False
         self.note(NodeStopping(node.name))
         self.loop.freeze(node.name)
-        if self.on_log:
-            self.logs.refused.add(node.sim.id)
-            self.logs.cut(node.sim.id, reach=reach)
-        else:
-            node.broker.lose_link(reach=reach)
+        self.servers.kill(node, draw)
         self.note(NodeDown(node.name, "killed"))
         self._lose_clients(node)
 
@@ -206,41 +201,7 @@ class World:
             self._went(client.sid, node)
 
         adapter._parting, adapter._went = on_parting, on_went
-        if not self.on_log:
-            self._listen_to_broker(node)
-
-    def _listen_to_broker(self, node: SimProcess) -> None:
-        def forgotten(subjects: Collection[Subject]) -> None:
-            for subject in subjects:
-                self.note(Forgot(node.name, subject))
-
-        node.broker.handed = lambda delivery: self._handed(node, delivery)
-        node.broker.forgotten = forgotten
-
-    def _handed(self, node: SimProcess, delivery: Delivery) -> None:
-        if delivery.subject not in node.broker.asked:
-            return  # nobody has been told yet that the subject is heard
-        envelope = read_envelope(delivery.payload)
-        if envelope is not None and envelope.epoch and envelope.origin in self._names:
-            first, last = envelope.first, envelope.first + len(envelope.messages) - 1
-            origin, subject = self.name(envelope.origin), self._subject(delivery)
-            self.note(Handed(node.name, subject, origin, envelope.epoch, first, last, envelope.place))
-
-    def _subject(self, delivery: Delivery) -> str:
-        return "inbox" if ".inbox." in delivery.subject else delivery.subject
-
-    def _dropped(self, broker: FaultyBroker, delivery: Delivery) -> None:
-        envelope = read_envelope(delivery.payload)
-        node = next(node for node in self.nodes if node.broker is broker)
-        calls: list[int] = []
-        for raw in envelope.messages if envelope is not None else ():
-            try:
-                message = decode_message(raw)
-            except WireError:
-                continue
-            if isinstance(message, Emit):
-                calls.append(_number_in(message.packet.text))
-        self.note(Dropped(node.name, tuple(calls)))
+        self.servers.watch(node)
 
     # Clients
 
@@ -346,16 +307,7 @@ class World:
         for node in self.nodes:
             if node.alive:
                 self.loop.thaw(node.name)
-                if not self.on_log:
-                    node.broker.behave()
-                    self.loop.call_soon(node.broker.restore_link, context=node.context)
-        self.logs.restart()
-        self.logs.refused.clear()
-        for node in self.nodes:
-            if not node.alive:
-                self.logs.refused.add(node.sim.id)
-            else:
-                self.logs.stall(node.sim.id, stalled=False)
+        self.servers.settle()
         await asyncio.sleep(SETTLE)
         await self.still()
 
@@ -367,7 +319,7 @@ class World:
             await asyncio.sleep(0.003)
 
     def _still(self, node: SimProcess) -> bool:
-        return not bounds(node.sim)["backlog"] and (self.on_log or node.broker.quiet)
+        return not bounds(node.sim)["backlog"] and self.servers.is_still(node)
 
     def look(self) -> None:
         """Note what each node is like now that all is quiet."""
@@ -405,10 +357,30 @@ class World:
             backlog = cast("int", sizes["backlog"])
             if backlog:
                 self.note(Size(node.name, "outbox", backlog, 2 * SETTINGS["outbox_messages"] + BURST))
-            if not self.on_log:
-                events = sum(isinstance(event, Delivery) for event in node.broker._events)
-                if events:
-                    self.note(Size(node.name, "buffer", events, SETTINGS["buffer"]))
+            if (outage := self.servers.outage(node)) is not None:
+                self.loop.call_later(0.1, self._look_at_health, node, outage, 1, context=node.context)
+            if events := self.servers.buffered(node):
+                self.note(Size(node.name, "buffer", events, self.settings["buffer"]))
+
+    def _look_at_health(self, node: SimProcess, outage: object, again: int) -> None:
+        """Whether a node says that its link is down, when it has been down for a while in which the process ran."""
+        if node in self.running and self.servers.outage(node) == outage:
+            if again:
+                self.loop.call_later(0.1, self._look_at_health, node, outage, again - 1, context=node.context)
+            else:
+                self.note(Deaf(node.name, told=not node.adapter.health()))
+
+
+def _make_servers(world: World) -> Servers:
+    match world.plan.world:
+        case "pubsub":
+            return HubServers(world)
+        case "partitions":
+            return HubServers(world, partitions=4)
+        case "redis" | "nats" as kind:
+            return ClientServers(world, kind, world.plan.seed)
+        case _:
+            return LogServers(world)
 
 
 def _offer(_environ: object, _auth: object) -> bool:
@@ -418,21 +390,12 @@ def _offer(_environ: object, _auth: object) -> bool:
 _EMPTY = ("backlog", "barriers", "surveys", "answers", "acks", "waiting")
 
 
-def _number_in(text: str) -> int:
-    """The number of the call in the text of a packet."""
-    digits = text[text.index("[") :].split(",", 2)[1]
-    return int(digits.rstrip("]"))
-
-
 async def run(plan: Plan, loop: SeededLoop, world: World) -> None:
     """Carry out a plan; the history is complete when this returns, and the cluster is closed."""
     from tests.simulation.deeds import DEEDS_BY_KIND, begin, last_words  # noqa: PLC0415 - they know worlds
 
-    logger = logging.getLogger("roomcast")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # thousands of warnings, all of them deserved
     try:
-        with installed(world.hub, simlog=world.logs.make()):
+        with installed(world.servers.hub, **world.servers.makers):
             for _ in range(plan.nodes):
                 await world.start_node()
             begin(world, random.Random(f"{plan.seed} begin"))
@@ -453,8 +416,6 @@ async def run(plan: Plan, loop: SeededLoop, world: World) -> None:
                 await world.spawn(node, node.adapter.aclose())
     except Stuck as exc:  # pragma: no cover - a checker of its own
         world.history.add(Seen("world", (), (), (), (str(exc),)), loop.now)
-    finally:
-        logger.setLevel(level)
 
 
 assert process.get() == WORLD
