@@ -22,17 +22,17 @@ from functools import partial
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
-from roomcast.brokers.attempts import cancelling, each_once
+from roomcast.brokers.attempts import LEAST, Pauses, cancelling, each_once
 from roomcast.brokers.log_broker import Intake, LogBroker, Lost
 from roomcast.brokers.log_settings import PARAMETERS, LogSettings, log_settings
 from roomcast.brokers.rabbitmq import RabbitBroker, tls_context
 from roomcast.brokers.rabbitmq_link import translated
 from roomcast.brokers.rabbitmq_servers import Server, servers
 from roomcast.brokers.rabbitmq_streams_link import StreamsLink
-from roomcast.brokers.rabbitmq_streams_messages import NAME, NOT_OPEN, exchange_name, not_open, queue_name
+from roomcast.brokers.rabbitmq_streams_messages import NAME, NOT_OPEN, NotYet, exchange_name, not_open, queue_name
 from roomcast.core.backlog import Backlog
 from roomcast.core.broker import BrokerConfig
-from roomcast.core.errors import BrokerUnavailable, ConfigurationError, RoomcastError
+from roomcast.core.errors import ConfigurationError, RoomcastError
 
 try:
     import aiormq.exceptions as amqp
@@ -42,6 +42,7 @@ except ImportError as exc:
 _READ_LIMIT = 256 * 1024  # bytes read ahead; holds more than one AMQP frame
 _SEGMENTS = 8  # of which the oldest goes as a whole
 _SMALLEST, _LARGEST = 64 * 1024, 64 * 1024 * 1024
+_LONGEST_PAUSE = 0.2  # seconds until a server that does not serve the log yet is asked again
 _UNLIKE = re.compile(r"inequivalent arg '([\w-]+)' .*received '?(.*?)'? but current is '?(.*?)'?$", re.DOTALL)
 
 
@@ -62,9 +63,17 @@ class RabbitStreamsDriver:
         self.address = ", ".join(str(server) for server in self._servers)
 
     async def dial(self, intake: Intake, lost: Lost) -> StreamsLink:
-        """Try each server once, all within `connect_timeout`."""
+        """Try each server once, all within `connect_timeout`, and as long again as one does not serve the log yet."""
         opening = partial(self._open, intake, lost)
-        return await each_once(len(self._servers), self._config.connect_timeout, opening)
+        loop, pauses = asyncio.get_running_loop(), Pauses(_LONGEST_PAUSE)
+        deadline = loop.time() + self._config.connect_timeout
+        while True:
+            await pauses.wait()
+            try:
+                return await each_once(len(self._servers), max(LEAST, deadline - loop.time()), opening)
+            except NotYet:
+                if deadline - loop.time() <= _LONGEST_PAUSE:
+                    raise
 
     async def _open(self, intake: Intake, lost: Lost, within: float) -> StreamsLink:
         server = self._servers[self._turn % len(self._servers)]
@@ -87,8 +96,8 @@ class RabbitStreamsDriver:
             foreign = isinstance(exc, asyncio.CancelledError) and not cancelling()
             if isinstance(exc, RoomcastError) or not (foreign or isinstance(exc, Exception)):
                 raise
-            if not_open(str(exc)):
-                raise BrokerUnavailable(f"RabbitMQ at {server} {NOT_OPEN}.", broker=NAME) from exc
+            if not_open(str(exc)) or isinstance(exc, amqp.ConnectionInternalError):
+                raise NotYet(f"RabbitMQ at {server} {NOT_OPEN}.", broker=NAME) from exc
             raise translated(exc, f"RabbitMQ at {server}", self._config, within) from exc
         finally:
             if not opened and link is not None:

@@ -29,6 +29,7 @@ from roomcast.brokers.rabbitmq_link import Confirm, Inlet, Link, Streams, fail
 from roomcast.brokers.rabbitmq_streams_messages import (
     NAME,
     NOT_OPEN,
+    NotYet,
     entry_of,
     exchange_name,
     holds,
@@ -130,7 +131,7 @@ class StreamsLink(Link):
             await asyncio.gather(*hellos)
         except BrokerError as exc:
             if self._not_open:
-                raise BrokerUnavailable(f"RabbitMQ {NOT_OPEN}.", broker=NAME) from exc
+                raise NotYet(f"RabbitMQ {NOT_OPEN}.", broker=NAME) from exc
             return False
         await asyncio.wait(self._proofs, timeout=_PATIENCE)  # nothing comes from behind the end
         if not all(proof.done() and proof.result() for proof in self._proofs):

@@ -10,7 +10,7 @@ from typing import cast
 from roomcast.brokers.log_broker import Entry
 from roomcast.brokers.log_places import Place
 from roomcast.core.broker import Subject
-from roomcast.core.errors import ConfigurationError
+from roomcast.core.errors import BrokerUnavailable, ConfigurationError
 
 try:
     from pamqp.header import ContentHeader
@@ -29,6 +29,10 @@ def queue_name(prefix: str, stream: int) -> str:
 def exchange_name(prefix: str) -> str:
     """The name of the exchange that leads to them."""
     return f"{prefix}.log"
+
+
+class NotYet(BrokerUnavailable):
+    """The server is there, and does not serve the log yet: in the first second of its life, or of the log's."""
 
 
 def not_open(text: str) -> bool:

@@ -1,20 +1,23 @@
 """What is particular to a log in RabbitMQ; what every log promises is in test_logs.py."""
 
 import asyncio
+import contextlib
 import importlib
 import sys
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import pytest
 from pamqp import commands
 
-from roomcast.brokers.rabbitmq_streams import RabbitStreamsBroker
+from roomcast.brokers.log_settings import log_settings
+from roomcast.brokers.rabbitmq_streams import RabbitStreamsBroker, RabbitStreamsDriver
 from roomcast.brokers.rabbitmq_streams_link import StreamsLink
-from roomcast.brokers.rabbitmq_streams_messages import not_open
+from roomcast.brokers.rabbitmq_streams_messages import NotYet, not_open
 from roomcast.core.broker import BrokerConfig, Delivery, Gap, Subject
-from roomcast.core.errors import ConfigurationError, ReplayUnavailable
+from roomcast.core.errors import BrokerUnavailable, ConfigurationError, ReplayUnavailable
 from tests.brokers.checks_log import at, log_of, patient, replayed
 from tests.brokers.cluster import Cluster, Event, Node, closing, deleted, deliveries, gaps, payloads, send
 from tests.brokers.log_tampers import RabbitTamper, amqp_channel
@@ -70,6 +73,27 @@ def test_without_the_client_library_the_extra_is_named(monkeypatch: pytest.Monke
 )
 def test_a_server_that_does_not_serve_a_stream_yet_is_told_from_one_that_has_none(text: str, opening: bool) -> None:
     assert not_open(text) == opening
+
+
+@pytest.mark.parametrize(("asked", "starts"), [(3, True), (None, False)], ids=["soon", "never"])
+async def test_a_server_that_does_not_serve_the_log_yet_is_asked_again_for_connect_timeout(
+    monkeypatch: pytest.MonkeyPatch, asked: int | None, *, starts: bool
+) -> None:
+    config = BrokerConfig(url="amqp+streams://localhost", connect_timeout=0.5)
+    driver = RabbitStreamsDriver(config, log_settings({}))
+    attempts = 0
+
+    async def attempt(*_: object) -> str:
+        nonlocal attempts
+        attempts += 1
+        if attempts != asked:
+            raise NotYet("not yet", broker="amqp+streams")
+        return "link"
+
+    monkeypatch.setattr(driver, "_open", attempt)
+    with contextlib.nullcontext() if starts else pytest.raises(BrokerUnavailable):
+        await driver.dial(mock.Mock(), mock.Mock())
+    assert attempts == asked if starts else attempts > 2
 
 
 async def test_the_epoch_is_that_of_the_first_message_for_whoever_comes_later(cluster: Cluster) -> None:
