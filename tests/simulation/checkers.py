@@ -29,6 +29,7 @@ from tests.simulation.story import NEVER, Life, Story
 
 Checker = Callable[[Story], Iterator[str]]
 _EMITS = ("emit", "ask")
+_WAITED = 1.0  # seconds after an emit in which what is done to a client surely waits for it
 _LEEWAY = 0.5  # seconds that a call may take longer than its deadline, besides the time its process stood still
 
 
@@ -56,6 +57,35 @@ def p1_each_publisher_in_order(story: Story) -> Iterator[str]:
             if place < last.get(key, -1):
                 yield f"{event.client} got {call.call} of {call.node} after a later one"
             last[key] = max(place, last.get(key, -1))
+
+
+def p1_moves_come_after_what_was_emitted(story: Story) -> Iterator[str]:
+    """What a process does to a client of its own comes after what it has emitted before.
+
+    With `order="total"` it waits for that, for a while.
+    """
+    excuses, moments = _Excuses(story), story.history.moments
+    for called, move in story.calls.values():
+        ended, outcome = story.end(move.call)
+        life = story.clients.get(move.client)
+        if move.op not in ("enter", "leave") or outcome != "returned" or life is None or life.roams:
+            continue
+        if life.node != move.node or life.leaving < ended:
+            continue
+        quiet = story.next_quiet(ended)
+        for began, emit in story.calls.values():
+            done, how = story.end(emit.call)
+            if not done < called or how != "returned" or moments[ended] - moments[began] > _WAITED or emit.excluded:
+                continue
+            if (emit.op, emit.node, emit.namespace, emit.rooms) != ("emit", move.node, life.namespace, move.rooms):
+                continue
+            got = story.got[emit.call].get(life.name, [NEVER])[0]
+            if move.op == "enter" and got != NEVER and not story.possibly(life, move.rooms[0], began, called):
+                yield f"{life.name} got {emit.call} of {emit.node}, and came in after it, by {move.call}"
+            if emit.volatile or (emit.local and story.history.total) or excuses.cover(began, emit, life, quiet):
+                continue
+            if move.op == "leave" and got > ended and story.surely(life, move.rooms[0], began, called):
+                yield f"{life.name} did not get {emit.call} of {emit.node} before it was taken out, by {move.call}"
 
 
 def p2_one_order_for_all(story: Story) -> Iterator[str]:
@@ -392,6 +422,7 @@ def _stood_still(story: Story, node: str, until: int) -> float:
 
 CHECKERS: tuple[Checker, ...] = (
     p1_each_publisher_in_order,
+    p1_moves_come_after_what_was_emitted,
     p2_one_order_for_all,
     p3_once_and_only_the_addressed,
     p4_p5_nothing_is_lost_in_silence,

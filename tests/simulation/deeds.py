@@ -38,8 +38,12 @@ def _do(
     deed: Callable[[], Coroutine[Any, Any, Any]],
     *,
     closed: Outcome = "unsure",
+    then: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run an application's call to its end, and note both. The call begins as soon as its process has its turn."""
+    """Run an application's call to its end, and note both; `then` what it does when that was well.
+
+    The call begins as soon as its process has its turn.
+    """
 
     async def run() -> None:
         number = call()
@@ -58,6 +62,7 @@ def _do(
             world.ended(number, "unsure", exc)
         else:
             world.ended(number, "returned", value=value)
+            then()
         finally:
             del world.calls[number]
 
@@ -165,8 +170,14 @@ def _leave(world: World, by: SimProcess, client: Member, room: str) -> None:
 
 
 def leave(world: World, draw: random.Random) -> None:
-    if (client := _member(world, draw)) is not None:
-        _leave(world, client.at, client, _room(draw))
+    """Half of those who are taken out of a room are told something there first."""
+    if (client := _member(world, draw)) is None:
+        return
+    room, at = _room(draw), client.at
+    if draw.random() < 0.5:
+        _leave(world, at, client, room)
+    else:
+        _emit(world, at, (room,), namespace=client.namespace, then=lambda: _leave(world, at, client, room))
 
 
 def leave_elsewhere(world: World, draw: random.Random) -> None:
@@ -181,7 +192,7 @@ def close(world: World, draw: random.Random) -> None:
     _do(
         world,
         node,
-        lambda: world.call(node, "close", EMIT, namespace=namespace, rooms=(room,)),
+        lambda: world.call(node, "close", EMIT + ASK, namespace=namespace, rooms=(room,)),
         lambda: node.server.close_room(room, namespace=namespace),
     )
 
@@ -194,7 +205,7 @@ def _emit(
 ) -> None:
     """Rooms are named as in the history: "@c0" is the room of a sid."""
     number = 0
-    op = details.pop("op", "emit")
+    op, then = details.pop("op", "emit"), details.pop("then", lambda: None)
 
     def call() -> int:
         nonlocal number
@@ -212,7 +223,7 @@ def _emit(
             return tuple(sorted(world.name(answer.sid) for answer in await operator.emit_with_ack("e", number)))
         return await operator.emit("e", number)
 
-    _do(world, node, call, emit, closed="failed" if op == "emit" else "unsure")
+    _do(world, node, call, emit, closed="failed" if op == "emit" else "unsure", then=then)
 
 
 def _real(world: World, rooms: tuple[str, ...]) -> list[str]:

@@ -10,8 +10,8 @@ Calls overlap, so what a room's members were is not always known. What is known 
 4. Of a client that ever lost its connection nothing is sure but its namespace and its sid.
 5. Who asks for a client of a node that is taken for lost is told that it is done, and nothing may have happened. Where
    clients come back, the word of any node that takes it for lost is enough.
-6. Closing a room is a leave for all its members: done when it returns on the node that closes it, and perhaps never
-   elsewhere, since the word of it may be lost.
+6. Closing a room is a leave for all its members: done when it returns on the node that closes it (with one order for
+   all: unless it has waited for long), and perhaps never elsewhere, since the word of it may be lost.
 """
 
 from bisect import bisect_left
@@ -43,6 +43,7 @@ from tests.simulation.history import (
 E = TypeVar("E", bound=Event)
 
 NEVER = 1 << 60
+_PATIENCE = 1.0  # seconds in which a process surely waits until its word has come back from the log
 _WORD = 0.5  # seconds after which a word in the log is read, and another one that takes it back
 
 
@@ -150,9 +151,11 @@ class Story:
             if outcome != "failed":
                 moves[call.client, call.rooms[0]].append(Move(place, end if well else NEVER, over))
         elif call.op == "close" and outcome != "failed":
+            moments = self.history.moments
+            at_once = not self.history.total or (end != NEVER and moments[end] - moments[place] < _PATIENCE)
             for life in self.clients.values():
                 if life.namespace == call.namespace:
-                    here = life.node == call.node and outcome == "returned" and not self.history.total
+                    here = life.node == call.node and outcome == "returned" and at_once
                     over = end if here else self.next_quiet(min(end, len(self.history.events)))
                     self._leaves[life.name, call.rooms[0]].append(Move(place, end if here else NEVER, over))
 

@@ -90,6 +90,22 @@ BAD: list[tuple[str, History, str]] = [
         "P1: c0 got 3",
     ),
     (
+        "taken out too soon",
+        history(
+            JOINED,
+            *(call(3, rooms=("r",)), Ended(3, "returned")),
+            *(call(4, "leave", client="c0", rooms=("r",)), Ended(4, "returned"), Got("c1", 3), Quiet()),
+            total=True,
+            log=True,
+        ),
+        "P1: c0 did not get 3 of n0 before it was taken out, by 4",
+    ),
+    (
+        "let in too soon",
+        history(UP, CLIENTS, call(3, rooms=("r",)), Ended(3, "returned"), entered(4, "c0"), Got("c0", 3), total=True),
+        "P1: c0 got 3 of n0, and came in after it, by 4",
+    ),
+    (
         "two orders",
         history(
             JOINED,
