@@ -89,7 +89,8 @@ class Gap:
             outbox abandoned messages that no broker had confirmed), "trimmed" (a log's retention).
         subject: the subject concerned; None means any subject of this node.
         origin: id of the node whose messages are missing, when known.
-        missed: how many messages, when known; of a log that was trimmed how many entries, at most.
+        missed: how many messages, when known; of a log that was trimmed how many entries, at most. The messages among
+            them that were for this node are told besides, as "missed", once the numbers of their publishers show it.
         ongoing: True while the loss goes on (the link is down), False once it is over.
         partial: only some subjects are concerned, because the others have a link of their own that goes on.
     """
