@@ -1,7 +1,9 @@
 """What of a node's own messages has not come back, against a list that knows the fate of each."""
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,15 +21,14 @@ class One:
     lost: bool = False
 
 
-@given(
-    steps=st.lists(
-        st.one_of(st.sampled_from(["certain", "uncertain"]), st.tuples(st.sampled_from(FATES), st.integers(0, 9))),
-        max_size=40,
-    )
+schedules = st.lists(
+    st.one_of(st.sampled_from(["certain", "uncertain"]), st.tuples(st.sampled_from(FATES), st.integers(0, 9))),
+    max_size=40,
 )
-@effort(300)
-def test_rules_1_and_2_all_that_comes_back_is_waited_for_and_nothing_else(steps: list[str | tuple[str, int]]) -> None:
-    unread, sent = Unread(), list[One]()
+
+
+def check(unread: Unread, steps: list[str | tuple[str, int]]) -> None:
+    sent = list[One]()
     for now, step in enumerate(steps):
         if isinstance(step, str):
             sent.append(One(len(sent) + 1, step == "certain"))
@@ -49,6 +50,45 @@ def test_rules_1_and_2_all_that_comes_back_is_waited_for_and_nothing_else(steps:
             assert unread.outstanding == bool(owed), (unread.newest, unread.read, owed)
         elif owed:
             assert unread.outstanding
+
+
+@given(steps=schedules)
+@effort(150)
+def test_rules_1_and_2_all_that_comes_back_is_waited_for_and_nothing_else(steps: list[str | tuple[str, int]]) -> None:
+    check(Unread(), steps)
+
+
+class WaitsForTheLost(Unread):
+    """What was given up is waited for."""
+
+    def given_up(self, places: Collection[int], left: Iterable[int]) -> None:
+        """Nothing."""
+
+
+class ForgetsTheRest(Unread):
+    """Nothing stands in the place of what was given up."""
+
+    def instead_of(self, place: int, left: Iterable[int]) -> int:  # noqa: ARG002
+        return 0
+
+
+class ForgetsTheConfirmed(Unread):
+    """Only what the log does not have yet stands in the place of what was given up."""
+
+    def confirmed(self, place: int) -> None:
+        """Nothing."""
+
+
+@pytest.mark.teeth
+@pytest.mark.parametrize("twin", [WaitsForTheLost, ForgetsTheRest, ForgetsTheConfirmed])
+def test_the_check_catches(twin: type[Unread]) -> None:
+    @given(steps=schedules)
+    @effort(400)
+    def find(steps: list[str | tuple[str, int]]) -> None:
+        check(twin(), steps)
+
+    with pytest.raises(AssertionError):
+        find()
 
 
 def test_what_was_given_up_is_replaced_by_the_latest_before_it_that_may_come_back() -> None:
