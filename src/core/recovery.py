@@ -49,6 +49,8 @@ logger = logging.getLogger("roomcast")
 _OUTAGE = 20.0
 """Seconds. With all the rest (rule 6) that is less than what engine.io waits for a ping that nobody reads meanwhile."""
 
+_AGAIN = 0.2  # seconds until what the broker has refused is said again for a client that waits
+
 _decoder = msgspec.msgpack.Decoder(dict[str, Any])
 
 
@@ -153,7 +155,7 @@ class Recoveries:
         request = next(self._numbers)
         pending = self._pending[request] = _Pending(eio_sid, namespace, wish.place)
         try:
-            if not self.serving.say(Resume(request, wish.pid)):
+            if not self._insist(Resume(request, wish.pid), pending):
                 self._count("asked for in vain: nothing can be sent")
                 return None
             if not await self._decided(pending, session):
@@ -167,6 +169,15 @@ class Recoveries:
         finally:
             del self._pending[request]
             pending.settle(None)
+
+    def _insist(self, message: Resume | Seize, pending: _Pending) -> bool:
+        """Say something for a client that waits, and again while the broker does not take it; False when closed."""
+
+        def settled(*, taken: bool) -> None:
+            if not taken and not pending.sid.done():
+                asyncio.get_running_loop().call_later(_AGAIN, self._insist, message, pending)
+
+        return pending.sid.done() or self.serving.say(message, settled)
 
     async def _decided(self, pending: _Pending, session: Session) -> bool:
         """Whether the log has decided, in time (rule 6)."""
@@ -302,7 +313,7 @@ class Recoveries:
             again = partial(self._wait_on, pending, owner, asked, seize)
             pending.timer = asyncio.get_running_loop().call_later(left, again)
         else:
-            self.serving.say(seize)
+            self._insist(seize, pending)
 
     # Clients that are away
 

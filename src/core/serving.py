@@ -16,6 +16,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -69,12 +70,17 @@ class Serving:
         self._fanout = fanout
         self._probe = Probe(server.eio, self._settings.patience / 3)
 
-    def say(self, message: Message) -> bool:
-        """Say something of a session to all; False when it cannot be sent, and will not be."""
+    def say(self, message: Message, then: Callable[..., None] | None = None) -> bool:
+        """Say something of a session to all; False when it cannot be sent, and will not be.
+
+        Args:
+            message: a `Part` is said until the broker takes it (rule 6).
+            then: for others, see `Node.send`.
+        """
         if self._closed:
             return False
         if not isinstance(message, Part):
-            return self._node.send(self._node.subjects.sessions, message)
+            return self._node.send(self._node.subjects.sessions, message, then)
         if not self._unsaid.waits(message):
             self._tell(message)
         return True

@@ -16,10 +16,13 @@ from tests.waiting import until
 
 
 class Refusing:
-    """A broker that takes nothing on the subject of the sessions while `on`; `only` from one link, if there is any."""
+    """A broker that takes nothing on the subject of the sessions while `on`; `only` from one link, if there is any.
+
+    With `each` it takes every third message.
+    """
 
     def __init__(self) -> None:
-        self.on = False
+        self.on = self.each = False
         self.only: MemoryLogLink | None = None
         self.refused = 0
 
@@ -27,6 +30,8 @@ class Refusing:
         if not self.on or not subject.endswith(".sessions") or self.only not in (None, link):
             return _append(link, stream, subject, payload, once)
         self.refused += 1
+        if self.each and self.refused % 3 == 0:
+            return _append(link, stream, subject, payload, once)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         failed(future, PublishRejected("The server is out of memory.", broker="memory+log"))
         return future
@@ -106,6 +111,19 @@ async def test_who_is_lost_while_nothing_is_taken_comes_back_with_all_of_its_ses
     await client.connect(two)
     assert client.recovered
     assert await home.end(one, client) == [events([1])]
+
+
+async def test_who_comes_back_while_nothing_is_taken_is_answered_once_it_is(home: Home, refusing: Refusing) -> None:
+    """What is asked for it is refused as well: for its session, and that a silent node shall not have it any more."""
+    one, two = await home.nodes(patience=LONG / 9)
+    client = await home.client(one)
+    kill(one)
+    await home.away(two, client, 1)
+    refusing.on = refusing.each = True
+    await client.ask(two)
+    await client.answered()
+    assert client.recovered
+    assert await home.end(two, client) == [events([1])]
 
 
 async def test_who_was_disconnected_while_nothing_was_taken_does_not_come_back(home: Home, refusing: Refusing) -> None:
