@@ -38,6 +38,8 @@ _BATCH = 256 * 1024
 CHANNELS = 512
 """Channels in one SUBSCRIBE. The confirmations of a boundless one could fill the server's output buffer."""
 _NO_MORE = object()
+_DEAF = 8
+"""Beats after which a missing answer counts although other things still come."""
 
 
 class _Parser(Protocol):
@@ -137,8 +139,8 @@ class Line:
         self._full = False
         self._clogged = asyncio.Event()
         self._gone: Callable[[], BrokerError] | None = None
-        self.heard = True
-        self.silences = 0
+        self.heard = self.answered = True
+        self.silences = self.unanswered = 0
         # Nothing has arrived that the client has not read: it has had the answer to all it has asked.
         parse_error = connection._parser.parse_error  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         self._replies = hiredis.Reader(replyError=parse_error, notEnoughData=_NO_MORE)
@@ -253,10 +255,11 @@ class Line:
                         continue
                     if self._pushed(parts):
                         continue
-                elif isinstance(reply, ResponseError):
+                self.answered = True
+                if isinstance(reply, ResponseError):
                     self._refuse(reply)
                     continue
-                elif isinstance(reply, Exception):  # of the connection, such as "still loading"
+                if isinstance(reply, Exception):  # of the connection, such as "still loading"
                     raise reply  # noqa: TRY301 - it ends as an error of the socket does
                 future = inflight.popleft()
                 if future is not None and not future.done():
@@ -380,10 +383,16 @@ class Link:
 
         A server that falls silent just after an answer is asked one beat later, and has been silent for
         three beats when two have passed without any answer. Beats are counted, not seconds: when this process
-        was held up itself, what came meanwhile is read before the next beat.
+        was held up itself, what came meanwhile is read before the next beat. What it hears without an answer among it
+        counts for `_DEAF` beats alone: an answer may stand in a long line, or what we ask may never arrive.
         """
         while True:
             for line in (self._hears, self._tells):
+                line.unanswered = 0 if line.answered else line.unanswered + 1
+                line.answered = False
+                if line.unanswered > _DEAF:
+                    self.lose(TimeoutError(f"Redis has sent, and not answered, for {_DEAF * beat:g} s."))
+                    return
                 if line.heard:
                     line.heard, line.silences = False, 0
                     line.ping()

@@ -6,6 +6,8 @@ import time
 from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -16,6 +18,8 @@ from tests.brokers.cluster import Cluster, Event, Node, closing, gaps, payloads,
 from tests.proxy import TcpProxy
 from tests.services import RedisServer
 from tests.waiting import until
+
+# pyright: reportPrivateUsage=false
 
 pytestmark = pytest.mark.fault
 
@@ -317,3 +321,28 @@ async def test_aclose_is_bounded_in_a_black_hole(proxy: TcpProxy, cluster: Clust
         with pytest.raises(BrokerClosed):
             await blocked
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("roomcast-redis")]
+
+
+async def test_a_server_that_sends_and_does_not_answer_is_found_out(cluster: Cluster) -> None:
+    node, other = await cluster.node(heartbeat=0.2), await cluster.node()
+    (subject,) = cluster.subjects(1)
+    await node.broker.subscribe([subject])
+    link: Any = node.broker
+    hears = link._link._hears
+    swallowed = mock.Mock()
+    hears._transport.write = swallowed  # what we ask does not arrive any more; the other line is whole
+
+    async def talk() -> None:
+        while True:
+            await published(other, subject, b"still here")
+            await asyncio.sleep(0.02)
+
+    talking = asyncio.create_task(talk())
+    try:
+        heard = await node.hear_gap("disconnected")
+        assert gaps(heard) == [DOWN]
+        assert swallowed.called
+        assert len(payloads(heard)) > 2, "it was heard all the time"
+        await node.hear_gap("reconnected")
+    finally:
+        talking.cancel()
