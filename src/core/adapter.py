@@ -258,7 +258,7 @@ class Adapter(Clients, Services):
                 return restored
             if self._rooms.by_eio_sid(namespace, eio_sid) is not None or eio_sid not in self.server.environ:
                 return None  # the connection has asked twice, or is gone
-        else:
+        elif self.server is not None:
             self.server.environ.get(eio_sid, {})["roomcast.recovered"] = False
         sid = new_sid(self._node.id)
         client = self.admit(namespace, sid, eio_sid)
