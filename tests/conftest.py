@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import gc
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,8 @@ _clusters = pytest.StashKey[SharedClusters]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # tests interrupt calls, and programs that they start
     config.stash[_shared] = SharedBrokers()
     config.stash[_clusters] = SharedClusters()
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):

@@ -67,6 +67,9 @@ class Elsewhere:
     async def _ask(self, sid: str, namespace: str, make: Callable[[int], Message]) -> Reply | None:
         """What a client's node answers; None when there is no such node."""
         node = self._node.holder(sid)
+        if node not in self._node.peers and node != self._node.id and self._node.running:
+            await self._node.met()  # a process that has just started has not heard of every node yet
+            node = self._node.holder(sid)
         if node in self._node.peers:
             return await self._surveys.ask(node, make, self._node.settings.request_timeout)
         found: Reply | None = None
