@@ -35,8 +35,11 @@ _LONGEST_DELAY = 0.3
 """Seconds between attempts to mend, at most; the next one is made at once when all was well for `SETTLED`."""
 _PATIENCE = 0.3
 """Seconds to wait for one server before another one is asked as well."""
-_HOPS = 5
+_HOPS = 7
 """How often a command follows a slot that moves, before it fails as not sent."""
+_BOUNCE = 0.005
+"""Seconds before a publish follows for the second time, doubled for each time more: while a slot moves, its old owner and
+its new one may each name the other."""
 
 
 class _Crossing:
@@ -374,8 +377,11 @@ class Shards:
         crossing.turned_away.append(publish)
 
     async def _cross(self, link: ShardLink, slot: int, crossing: _Crossing) -> None:
+        hops = max(publish.hops for publish in crossing.turned_away)
         try:
             await link.settled()
+            if hops > 1:
+                await asyncio.sleep(_BOUNCE * 2 ** (hops - 2))
         except BrokerError:
             target = None  # the link is lost, and some of these publishes are not known to have been refused
         else:
