@@ -38,8 +38,8 @@ _PATIENCE = 0.3
 _HOPS = 7
 """How often a command follows a slot that moves, before it fails as not sent."""
 _BOUNCE = 0.005
-"""Seconds before a publish follows for the second time, doubled for each time more: while a slot moves, its old owner and
-its new one may each name the other."""
+"""Seconds before a publish follows for the second time, doubled for each time more: while a slot moves, its old owner
+and its new one may each name the other."""
 
 
 class _Crossing:
