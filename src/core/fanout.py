@@ -197,19 +197,19 @@ class FanOut:
             len(queue.items),
             queue.size,
         )
-        self._end(queue)
+        self._end(queue, socket)
 
     def _lost(self, queue: ClientQueue) -> None:
         """End the connection of a client that cannot be given all that it missed."""
-        sid = getattr(self._socket_of(queue), "sid", "?")
+        socket = self._socket_of(queue)
+        sid = getattr(socket, "sid", "?")
         logger.warning("roomcast: the client of connection %s took too long to read what it had missed: cut", sid)
-        self._end(queue)
+        self._end(queue, socket)
 
     def _socket_of(self, queue: ClientQueue) -> Any:
         return queue.socket or next((s for s in self._server.eio.sockets.values() if s.queue is queue), None)
 
-    def _end(self, queue: ClientQueue) -> None:
-        socket = self._socket_of(queue)
+    def _end(self, queue: ClientQueue, socket: Any) -> None:
         queue.clear()
         if socket is not None:
             task = asyncio.ensure_future(_close(self._server, socket))
