@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tests.simulation.talking import Talking
+
 _FIRST_PING, _PING = 2.0, 20.0
 """Seconds after which it asks for a sign of life, at first and then."""
 _REPORTS_LATER = 0.0005
@@ -35,7 +37,7 @@ class _Subscription:
     queue: bytes
 
 
-class NatsModel:
+class NatsModel(Talking):
     """The server.
 
     Args:
@@ -50,13 +52,13 @@ class NatsModel:
     def __init__(
         self, name: str = "simulated", *, limit: int = 64 * 1024 * 1024, draw: random.Random | None = None
     ) -> None:
+        super().__init__()
         self.name = name
         self.limit = limit
         self.cut = 0
         self._draw = draw or random.Random(0)
         self._clients = 0
         self._heard: dict[bytes, dict[_Subscription, None]] = {}
-        self._talking: dict[NatsConnection, None] = {}
 
     def accept(self) -> "NatsConnection":
         self._clients += 1
@@ -119,15 +121,6 @@ class NatsModel:
         """Somebody publishes."""
         self.route(subject, b"", b"", payload, None)
         self.flush()
-
-    def talks(self, connection: "NatsConnection") -> None:
-        self._talking[connection] = None
-
-    def flush(self) -> None:
-        """Rule 2."""
-        talking, self._talking = self._talking, {}
-        for connection in talking:
-            connection.flush()
 
 
 class NatsConnection(asyncio.Protocol):

@@ -12,6 +12,8 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+from tests.simulation.talking import Talking
+
 _HEARING = (b"subscribe", b"unsubscribe", b"ssubscribe", b"sunsubscribe", b"ping", b"quit")
 _ALLOWED = "only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
 _ARITY = {
@@ -30,7 +32,7 @@ _ARITY = {
 """Words of each command, at least and (0: without a limit) at most."""
 
 
-class RedisModel:
+class RedisModel(Talking):
     """The server.
 
     Args:
@@ -42,10 +44,10 @@ class RedisModel:
     """
 
     def __init__(self, *, limit: int = 8 * 1024 * 1024) -> None:
+        super().__init__()
         self.limit = limit
         self.cut = 0
         self.heard: dict[bytes, dict[bytes, dict[RedisConnection, None]]] = {b"": {}, b"s": {}}
-        self._talking: dict[RedisConnection, None] = {}
 
     def accept(self) -> "RedisConnection":
         return RedisConnection(self)
@@ -61,16 +63,6 @@ class RedisModel:
         """Somebody publishes."""
         self.publish(b"", channel, payload)
         self.flush()
-
-    def talks(self, connection: "RedisConnection") -> None:
-        """Something is to be written to a connection."""
-        self._talking[connection] = None
-
-    def flush(self) -> None:
-        """Rule 1."""
-        talking, self._talking = self._talking, {}
-        for connection in talking:
-            connection.flush()
 
 
 class RedisConnection(asyncio.Protocol):
