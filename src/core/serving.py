@@ -31,7 +31,7 @@ from roomcast.core.rooms import Client, State
 from roomcast.core.served import Served
 from roomcast.core.sessions import Session
 from roomcast.core.subjects import Room
-from roomcast.core.unsaid import Unsaid
+from roomcast.core.unsaid import Unsaid, is_sent_away
 
 logger = logging.getLogger("roomcast")
 
@@ -221,6 +221,8 @@ class Serving:
             served, messages = self._served.get(pid), self._unsaid.take(pid)
             if served is not None and not served.parting and served.term == messages[0].term:
                 self._keep(served, probe=probe)
+                for message in filter(is_sent_away, messages):  # in a term before, by whoever did not know of this one
+                    self._tell(message)
                 continue
             for message in messages:
                 self._tell(message, probe=probe and message is messages[-1])

@@ -10,7 +10,8 @@ from roomcast.brokers.log_broker import failed
 from roomcast.brokers.memory_log import MemoryLogLink
 from roomcast.core.broker import Gap, Subject
 from roomcast.core.errors import PublishRejected
-from tests.adapter.homes import LONG, Home, emit, events, kill
+from roomcast.core.messages import Part, encode_message
+from tests.adapter.homes import LONG, Home, emit, events, free, kill
 from tests.adapter.servers import Node
 from tests.waiting import until
 
@@ -18,16 +19,18 @@ from tests.waiting import until
 class Refusing:
     """A broker that takes nothing on the subject of the sessions while `on`; `only` from one link, if there is any.
 
-    With `each` it takes every third message.
+    With `each` it takes every third message, with `about` all that does not contain this.
     """
 
     def __init__(self) -> None:
         self.on = self.each = False
+        self.about = b""
         self.only: MemoryLogLink | None = None
         self.refused = 0
 
     def append(self, link: MemoryLogLink, stream: int, subject: Subject, payload: bytes, once: Any) -> Any:
-        if not self.on or not subject.endswith(".sessions") or self.only not in (None, link):
+        meant = subject.endswith(".sessions") and self.about in payload
+        if not self.on or not meant or self.only not in (None, link):
             return _append(link, stream, subject, payload, once)
         self.refused += 1
         if self.each and self.refused % 3 == 0:
@@ -136,6 +139,34 @@ async def test_who_was_disconnected_while_nothing_was_taken_does_not_come_back(h
     refusing.on = False
     await until(lambda: two.inside._recoveries.reader.table.get(client.pid) is None, what="the end to be known")
     kill(one)
+    await client.connect(two)
+    assert not client.recovered
+
+
+@pytest.mark.parametrize("changes", [False, True])
+async def test_who_was_sent_away_while_that_was_not_taken_does_not_stay(
+    home: Home, refusing: Refusing, changes: bool
+) -> None:
+    """It comes back in time to the node that has said so in vain. That describes its session, which is refused as well
+    when it `changes`."""
+    one, two = await home.nodes(skip_connect_handler=True)
+    client = await home.client(one)
+    await home.away(one, client, 1)
+    await until(lambda: free(one) == 1, what="the session to be free")
+    refusing.on, refusing.about = True, encode_message(Part(client.pid, 0, over=True, sent_away=True))
+    await one.sio.disconnect(client.sid)
+    await refusing.again(1)
+    await client.connect(one)
+    assert client.recovered, "nobody else can know"
+    waiting = one.inside._recoveries.serving._unsaid._all
+    if changes:
+        refusing.about = b""
+        await one.sio.enter_room(client.sid, "late")
+        await until(lambda: len(waiting.get(client.pid, ())) == 2, what="the description to be refused")
+    await refusing.again()
+    refusing.on = False
+    async with asyncio.timeout(LONG):
+        await client.over.wait()
     await client.connect(two)
     assert not client.recovered
 

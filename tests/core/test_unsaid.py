@@ -6,10 +6,10 @@ from roomcast.core.messages import Keep, Part, Stay
 from roomcast.core.unsaid import Unsaid
 
 
-def keep(number: int, pid: str = "p") -> Keep:
+def keep(number: int, pid: str = "p", term: int = 0) -> Keep:
     """A description of a session."""
     stays = (Stay("red", 11),)
-    return Keep(pid, 0, f"sid of {pid}", "/", stays, msgspec.Raw(b"\x80"), "e", 1, 0, 1, number=number)
+    return Keep(pid, term, f"sid of {pid}", "/", stays, msgspec.Raw(b"\x80"), "e", 1, 0, 1, number=number)
 
 
 def test_what_follows_waits_behind_what_was_refused() -> None:
@@ -26,7 +26,7 @@ def test_what_follows_waits_behind_what_was_refused() -> None:
 
 
 def test_what_was_refused_is_said_again_in_the_order_in_which_it_was_said() -> None:
-    """Rule 1: although the end was refused first."""
+    """Rule 2: although the end was refused first."""
     unsaid = Unsaid(10)
     unsaid.refused(Part("p", 0, over=True))
     unsaid.refused(keep(1))
@@ -34,7 +34,7 @@ def test_what_was_refused_is_said_again_in_the_order_in_which_it_was_said() -> N
 
 
 def test_a_newer_description_takes_the_place_of_all_that_waits() -> None:
-    """Rule 1."""
+    """Rule 2."""
     unsaid = Unsaid(10)
     unsaid.refused(keep(1))
     assert not unsaid.waits(keep(2))
@@ -42,8 +42,28 @@ def test_a_newer_description_takes_the_place_of_all_that_waits() -> None:
     assert not unsaid
 
 
+def test_a_newer_description_takes_the_place_of_what_is_refused_after_it() -> None:
+    """Rule 2: "even when that is refused later"."""
+    unsaid = Unsaid(10)
+    unsaid.refused(keep(1, term=1))
+    unsaid.refused(keep(7))
+    unsaid.refused(Part("p", 0, number=7))
+    assert unsaid.take("p") == [keep(1, term=1)]
+
+
+def test_that_a_client_is_sent_away_waits_on_and_follows_a_newer_description() -> None:
+    """Rule 2: that is meant in whichever term it is read."""
+    unsaid = Unsaid(10)
+    sent_away = Part("p", 0, over=True, sent_away=True)
+    unsaid.refused(sent_away)
+    assert not unsaid.waits(keep(1, term=1))
+    assert "p" in unsaid
+    unsaid.refused(keep(1, term=1))
+    assert unsaid.take("p") == [keep(1, term=1), sent_away]
+
+
 def test_the_pause_doubles_until_something_is_taken() -> None:
-    """Rule 2."""
+    """Rule 3."""
     unsaid = Unsaid(10)
     pauses = [unsaid.pause]
     for _ in range(5):
@@ -55,7 +75,7 @@ def test_the_pause_doubles_until_something_is_taken() -> None:
 
 
 def test_of_too_many_the_one_that_has_waited_longest_gives_way() -> None:
-    """Rule 3."""
+    """Rule 4."""
     unsaid = Unsaid(2)
     for pid in "abc":
         unsaid.refused(keep(1, pid))
