@@ -1,15 +1,13 @@
 """What the broker has not taken of what a node says of its sessions."""
 
-import msgspec
-
-from roomcast.core.messages import Keep, Part, Stay
+from roomcast.core.messages import Part
 from roomcast.core.unsaid import Unsaid
+from tests.core.effort import run
+from tests.core.unsaid_machine import UnsaidMachine, keep
 
 
-def keep(number: int, pid: str = "p", term: int = 0) -> Keep:
-    """A description of a session."""
-    stays = (Stay("red", 11),)
-    return Keep(pid, term, f"sid of {pid}", "/", stays, msgspec.Raw(b"\x80"), "e", 1, 0, 1, number=number)
+def test_whatever_is_refused_the_latest_and_every_end_is_said_at_last() -> None:
+    run(UnsaidMachine, 150, steps=50)
 
 
 def test_what_follows_waits_behind_what_was_refused() -> None:
