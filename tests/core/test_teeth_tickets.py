@@ -105,7 +105,7 @@ class KeepsTheSurplus(Tickets):
 FOCUS: dict[type[Tickets], str] = {
     TrustsEveryoneToAsk: "clients_claim node_joins_and_is_quick something_arrives all_to_and_from_a_node_arrives",
     KeepsTheSurplus: "clients_claim world_parts world_is_whole_again everything_arrives",
-    ForgetsTheOthersClocks: "clients_claim much_arrives_from_one_node everything_arrives",
+    ForgetsTheOthersClocks: "clients_claim much_arrives_from_one_node all_to_and_from_a_node_arrives",
 }
 """The rules that a hunt needs, where it would be long with all of them."""
 

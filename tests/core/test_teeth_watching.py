@@ -220,6 +220,7 @@ def test_view(twin: type[View]) -> None:
 
 
 FOCUS: dict[type[object], str] = {
+    KeepsTheFirst: "client_enters client_exits node_tells everything_settles",
     GathersOn: "client_enters client_exits node_tells whole_set_is_broken_off watcher_is_told everything_settles",
     BelievesWhatIsUnsure: "client_enters client_exits node_tells message_is_lost watcher_doubts watcher_is_told "
     "everything_settles",
