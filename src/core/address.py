@@ -6,7 +6,7 @@ from roomcast.core.messages import Selection
 from roomcast.core.subjects import Room
 
 
-class Address(msgspec.Struct, frozen=True):
+class Address(msgspec.Struct, frozen=True, gc=False):
     """Clients of a namespace, and the manner in which to reach them.
 
     Attributes:

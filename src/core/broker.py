@@ -71,7 +71,7 @@ class Position:
     offset: str
 
 
-class Delivery(msgspec.Struct, frozen=True):
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """One payload that arrived on one subject."""
 
     subject: Subject

@@ -24,7 +24,7 @@ KNOWN = 1000
 _NIL = msgspec.Raw(b"\xc0")
 
 
-class Packet(msgspec.Struct, array_like=True, frozen=True):
+class Packet(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A Socket.IO packet as its publisher encoded it; opaque to the core.
 
     Attributes:
@@ -43,7 +43,7 @@ class Packet(msgspec.Struct, array_like=True, frozen=True):
         return (self.text, *self.blobs) if self.text else self.blobs
 
 
-class Selection(msgspec.Struct, array_like=True, frozen=True):
+class Selection(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Clients of a namespace: those in any of `rooms` (all of it when empty) and in none of `excluded`.
 
     A sid is the name of a room with one member, in both lists.
@@ -54,7 +54,7 @@ class Selection(msgspec.Struct, array_like=True, frozen=True):
     excluded: tuple[Room, ...] = ()
 
 
-class Emit(msgspec.Struct, array_like=True, tag=1, frozen=True):
+class Emit(msgspec.Struct, array_like=True, tag=1, frozen=True, gc=False):
     """Hand a packet to the clients of a `Selection`, spelled out here because this is the message that counts.
 
     Attributes:
@@ -70,7 +70,7 @@ class Emit(msgspec.Struct, array_like=True, tag=1, frozen=True):
     volatile: bool = False
 
 
-class Expect(msgspec.Struct, array_like=True, tag=2, frozen=True):
+class Expect(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=False):
     """Answer to an `Emit` with a request: these clients were given the packet and may acknowledge it.
 
     Attributes:
@@ -82,7 +82,7 @@ class Expect(msgspec.Struct, array_like=True, tag=2, frozen=True):
     more: bool = False
 
 
-class Ack(msgspec.Struct, array_like=True, tag=3, frozen=True):
+class Ack(msgspec.Struct, array_like=True, tag=3, frozen=True, gc=False):
     """A client acknowledged; `packet` is its ACK packet, or None when the client went away instead."""
 
     request: Number

@@ -43,7 +43,7 @@ _SOME = msgspec.Meta(min_length=1, max_length=65_536)
 _ORIGINS = 16_384  # whose ids are known to be well formed
 
 
-class Envelope(msgspec.Struct, array_like=True, frozen=True):
+class Envelope(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Messages of one node on one subject, in order.
 
     Attributes:
@@ -62,7 +62,7 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
     place: Count = 0
 
 
-class Opened(msgspec.Struct, array_like=True, frozen=True):
+class Opened(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """An envelope that was read: the same fields, its messages decoded.
 
     Attributes:
@@ -77,7 +77,7 @@ class Opened(msgspec.Struct, array_like=True, frozen=True):
     place: Count = 0
 
 
-class _Readable(Opened, frozen=True):
+class _Readable(Opened, frozen=True, gc=False):
     """An envelope of which every message can be read: as good as all of them."""
 
     messages: Annotated[list[Message], _SOME]
