@@ -229,6 +229,8 @@ class Broadcast:
         """Where an event goes (rule 2); None when nobody elsewhere can be meant."""
         subjects = self._node.subjects
         sid = owner(to.rooms[0]) if len(to.rooms) == 1 else ""
+        if len(to.rooms) == 1 and not (sid or ack):
+            return subjects.room(to.namespace, to.rooms[0])
         if sid and self._node.roams and not ack:
             return subjects.namespace(to.namespace)  # the client may be on any node, and what it misses is replayed
         node = self._node.holder(to.rooms[0]) if sid else ""
@@ -238,8 +240,6 @@ class Broadcast:
             return subjects.inbox(node)
         if ack:
             return subjects.control
-        if len(to.rooms) == 1 and not sid:
-            return subjects.room(to.namespace, to.rooms[0])
         # several rooms, or a sid of a node that has not said hello yet, or a room that looks like one
         return subjects.namespace(to.namespace)
 

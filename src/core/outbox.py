@@ -20,7 +20,7 @@ import msgspec
 from roomcast.core.broker import Subject
 
 
-class Entry(msgspec.Struct, eq=False):
+class Entry(msgspec.Struct, eq=False, gc=False):
     """One message in the outbox.
 
     Attributes:
@@ -43,11 +43,18 @@ class Entry(msgspec.Struct, eq=False):
     waiter: Any = None
 
 
-class Batch(msgspec.Struct, eq=False):
-    """Neighbouring messages of one subject, numbered without a hole, that leave as one payload."""
+class Batch(msgspec.Struct, eq=False, gc=False):
+    """Neighbouring messages of one subject, numbered without a hole, that leave as one payload.
+
+    Attributes:
+        index: their place among all batches.
+        entries: they themselves.
+        outcome: whatever the shell will know of them by.
+    """
 
     index: int
     entries: Sequence[Entry]
+    outcome: Any = None
 
     @property
     def subject(self) -> Subject:
@@ -104,6 +111,15 @@ class Outbox:
         """Whether a message of `size` bytes finds a place (rule 2). An empty outbox takes any one message."""
         return self.messages == 0 or (self.messages < self._max_messages and self.bytes + size <= self._max_bytes)
 
+    def claim(self, size: int) -> bool:
+        """Take a place for a message of `size` bytes if it fits (rule 2); False, and no place, when it does not."""
+        messages, size_then = self.messages, self.bytes + size
+        if messages and (messages >= self._max_messages or size_then > self._max_bytes):
+            return False
+        self.messages = messages + 1
+        self.bytes = size_then
+        return True
+
     def reserve(self, size: int) -> None:
         """Take a place for a message of `size` bytes, whether it fits or not."""
         self.messages += 1
@@ -136,14 +152,15 @@ class Outbox:
         else:
             return None
         self._flying[batch.index] = batch
-        for entry in batch.entries:
-            entry.sent = True
         return batch
 
     def confirm(self, batch: Batch) -> None:
         """The broker has the batch, or it is beyond hope: its places are free again."""
         if self._flying.pop(batch.index, None) is not None:
-            self._free(batch.entries)
+            entries = batch.entries
+            self.messages -= len(entries)
+            for entry in entries:
+                self.bytes -= len(entry.message)
 
     def give_back(self, batch: Batch) -> None:
         """The batch was not confirmed: it keeps its places and its turn (rule 3)."""
@@ -176,8 +193,12 @@ class Outbox:
     def _neighbours(self) -> list[Entry]:
         queue = self._queue
         first = queue.popleft()
+        first.sent = True
         entries = [first]
-        subject, epoch, number = first.subject, first.epoch, first.number
+        subject = first.subject
+        if not queue or queue[0].subject != subject:
+            return entries
+        epoch, number = first.epoch, first.number
         room = self.batch_bytes - len(first.message)
         while queue:
             entry = queue[0]
@@ -185,6 +206,7 @@ class Outbox:
             room -= len(entry.message)
             if entry.number != number or entry.subject != subject or entry.epoch != epoch or room < 0:
                 break
+            entry.sent = True
             entries.append(entry)
             queue.popleft()
         return entries

@@ -5,6 +5,8 @@
 2. `put` never suspends. What is put in one tick leaves in one flush, in the order of the calls.
 3. A batch whose confirm was lost with the link is sent again, before anything newer, once publishing resumes.
 4. Nothing is sent while publishing is held: before the start, without a link, and while peers regroup.
+5. What became of the payloads of one flush is looked at once, when the last of them is done, where one connection
+   carries everything; else when each is.
 """
 
 import asyncio
@@ -36,6 +38,10 @@ logger = logging.getLogger("roomcast")
 
 _RETRY = 0.2  # seconds until a failed publish is tried again on a link that was not reported lost
 _FLUSH = 512  # batches per flush: the loop breathes between two of them
+
+
+class _Settled(asyncio.Future[None]):
+    """What becomes of a message, for someone who waits as long as it takes."""
 
 
 class Publisher:
@@ -83,9 +89,10 @@ class Publisher:
         self._numbering = Numbering(self._sent)
         self._place = 0
         self._queue: deque[tuple[asyncio.Future[None], int]] = deque()
-        self._waits: deque[tuple[float, asyncio.Future[None]]] = deque()  # for confirms, with their deadlines
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._broker: Broker | None = None
+        self._in_line = False
         self._held = True
         self._link_down = False
         self._closed = False
@@ -115,6 +122,9 @@ class Publisher:
     def attach(self, broker: Broker) -> None:
         """Publish to this broker, once released."""
         self._broker = broker
+        self._loop = asyncio.get_running_loop()  # which costs a system call each time it is asked for
+        # Rule 5. A connection that stands still must not keep back what the others confirm.
+        self._in_line = broker.log is None and broker.guarantees.order != "subject"
         self._limit = min(self._settings.max_payload, broker.guarantees.max_payload)
         self._outbox.batch_bytes = min(self._outbox.batch_bytes, self._limit - OVERHEAD)
 
@@ -141,10 +151,7 @@ class Publisher:
         """
         if self._closed or size + OVERHEAD > self._limit:
             self._check(size)
-        if self._queue or not self._outbox.fits(size):
-            return False
-        self._outbox.reserve(size)
-        return True
+        return not self._queue and self._outbox.claim(size)
 
     def fits(self, size: int) -> bool:
         """Whether a message of `size` bytes could leave now, without waiting for a place or for the link."""
@@ -183,8 +190,8 @@ class Publisher:
         for send_first in self.before:
             send_first()
         epoch, number = self._numbering.next(subject)
-        self._place += 1
-        entry = Entry(subject, message, epoch, number, time.monotonic(), self._place)
+        self._place = place = self._place + 1
+        entry = Entry(subject, message, epoch, number, time.monotonic(), place)
         self._outbox.put(entry)
         if self.readback is not None:
             self.readback.put(entry)
@@ -192,45 +199,40 @@ class Publisher:
             self._schedule()
         return entry
 
-    async def confirmed(self, entry: Entry) -> None:
-        """Wait until the broker has the message.
+    def confirmed(self, entry: Entry) -> asyncio.Future[None]:
+        """Is done once the broker has the message.
 
         Raises:
             PublishUnconfirmed: it had not confirmed within `emit_timeout`, and the message stays in the outbox;
                 or the outbox gave it up after it had been sent.
             PublishRejected: the broker refused it, or the outbox gave it up before it was sent.
         """
-        loop = asyncio.get_running_loop()
-        entry.waiter = waiter = loop.create_future()
-        waits = self._waits
-        while waits and waits[0][1].done():
-            waits.popleft()
-        waits.append((loop.time() + self._settings.emit_timeout, waiter))
-        if self._patience is None:  # one timer for all: the deadlines come in the order of the waits
-            self._patience = loop.call_later(self._settings.emit_timeout, self._lose_patience)
-        await waiter
+        waiter: asyncio.Future[None] = asyncio.Future(loop=self._loop)
+        entry.waiter = waiter
+        if self._patience is None:  # one timer for all
+            self._patience = waiter.get_loop().call_later(self._settings.emit_timeout, self._lose_patience)
+        return waiter
 
     def when_settled(self, entry: Entry, then: Callable[..., None]) -> None:
         """Call `then(taken=...)` once the broker has the message, or it is given up."""
-        entry.waiter = settled = asyncio.get_running_loop().create_future()
+        entry.waiter = settled = _Settled()
         settled.add_done_callback(lambda done: then(taken=done.exception() is None))
 
     def _lose_patience(self) -> None:
+        """Let those go on whose deadline is over, and come back when the next one is."""
         self._patience = None
-        loop = asyncio.get_running_loop()
-        waits = self._waits
-        while waits and (waits[0][1].done() or waits[0][0] <= loop.time()):
-            _, waiter = waits.popleft()
-            if not waiter.done():
-                waiter.set_exception(
-                    PublishUnconfirmed(
-                        f"The broker did not confirm the message within {self._settings.emit_timeout} s; it may still "
-                        "be delivered.",
-                        broker=self._name,
-                    )
-                )
-        if waits:
-            self._patience = loop.call_at(waits[0][0], self._lose_patience)
+        patience, now = self._settings.emit_timeout, time.monotonic()
+        left: list[float] = []
+        for entry in self._outbox.entries():
+            if entry.waiter is None or entry.waiter.done() or isinstance(entry.waiter, _Settled):
+                continue
+            if entry.queued + patience <= now:
+                text = f"The broker did not confirm the message within {patience} s; it may still be delivered."
+                entry.waiter.set_exception(PublishUnconfirmed(text, broker=self._name))
+            else:
+                left.append(entry.queued + patience - now)
+        if left:
+            self._patience = asyncio.get_running_loop().call_later(min(left), self._lose_patience)
 
     def say(self, subject: Subject, message: bytes) -> asyncio.Future[Position | None]:
         """Send a message of this moment (a hello, a heartbeat): past the outbox, unnumbered, never again."""
@@ -337,18 +339,27 @@ class Publisher:
     def _schedule(self) -> None:
         if not self._scheduled and not self._held:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            (self._loop or asyncio.get_running_loop()).call_soon(self._flush)
 
     def _flush(self) -> None:
         self._scheduled = False
+        flight: list[Batch] = []
         for _ in range(_FLUSH):
             if self._held or self._closed or (batch := self._outbox.take()) is None:
-                return
+                break
             first = batch.entries[0]
             messages = [msgspec.Raw(entry.message) for entry in batch.entries]
-            future = self._publish(batch.subject, first.epoch, first.number, first.place, messages)
-            future.add_done_callback(partial(self._settle, batch))
-        self._schedule()
+            batch.outcome = self._publish(first.subject, first.epoch, first.number, first.place, messages)
+            flight.append(batch)
+        else:
+            self._schedule()
+        if not flight:
+            return
+        if self._in_line:
+            flight[-1].outcome.add_done_callback(partial(self._landed, flight))
+        else:
+            for batch in flight:
+                batch.outcome.add_done_callback(partial(self._settled, batch))
 
     def _publish(
         self, subject: Subject, epoch: int, first: int, place: int, messages: list[msgspec.Raw]
@@ -359,11 +370,26 @@ class Publisher:
         payload = self._wire.seal(subject, Envelope(self._origin, self._sent, epoch, first, messages, place))
         log = self._broker.log
         if log is not None and place:
-            return asyncio.ensure_future(log.publish(subject, payload, once=(self._origin, place)))
-        return asyncio.ensure_future(self._broker.publish(subject, payload))
+            published = log.publish(subject, payload, once=(self._origin, place))
+        else:
+            published = self._broker.publish(subject, payload)
+        return published if isinstance(published, asyncio.Future) else asyncio.ensure_future(published)
 
-    def _settle(self, batch: Batch, done: asyncio.Future[Position | None]) -> None:
-        error = _outcome(done)
+    def _landed(self, flight: list[Batch], _last: object) -> None:
+        """The last batch of a flush is done, and so are those before it, as a rule (rule 5)."""
+        for batch in flight:
+            if batch.outcome.done():
+                self._settle(batch)
+            else:
+                batch.outcome.add_done_callback(partial(self._settled, batch))
+        self._go_on()
+
+    def _settled(self, batch: Batch, _done: object) -> None:
+        self._settle(batch)
+        self._go_on()
+
+    def _settle(self, batch: Batch) -> None:
+        error = _error(batch.outcome)
         if error is None:
             self._outbox.confirm(batch)
             self._stats.payloads += 1
@@ -380,11 +406,13 @@ class Publisher:
             self._outbox.give_back(batch)
             self._stats.resent += len(batch.entries)
             self._pause(error)
+
+    def _go_on(self) -> None:
         if self._outbox.idle:
             self._idle.set()
-        self._admit()
-        if not self._held:
-            self._schedule()
+        if self._queue:
+            self._admit()
+        self._schedule()
 
     def _pause(self, error: BaseException) -> None:
         if not isinstance(error, BrokerError):
@@ -424,7 +452,7 @@ class Publisher:
         self._idle.set()
 
 
-def _outcome(done: asyncio.Future[Position | None]) -> BaseException | None:
+def _error(done: asyncio.Future[Position | None]) -> BaseException | None:
     if done.cancelled():
         return PublishUnconfirmed("The broker cancelled a publish.", broker="the broker")
     return done.exception()
