@@ -146,7 +146,7 @@ class ShardLink(Link):
 
     def send(self, publish: Publish) -> None:
         """Queue one SPUBLISH."""
-        self._tells.send_for(publish, publish.command)
+        self._tells.send(publish.command, future=publish)
 
     def settled(self) -> asyncio.Future[None]:
         """Resolves once every publish up to now has its reply."""
@@ -183,7 +183,7 @@ class ShardLink(Link):
                 for channel in some:
                     self._leaving[channel] = self._leaving.get(channel, 0) + 1
                 end.add_done_callback(partial(self._left, some))
-                self._hears.send_for(end, pack(b"SUNSUBSCRIBE", *some) + _PING)
+                self._hears.send(pack(b"SUNSUBSCRIBE", *some) + _PING, future=end)
         await asyncio.gather(*ends)
 
     def _left(self, channels: Iterable[bytes], _: object) -> None:

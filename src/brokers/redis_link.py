@@ -136,6 +136,7 @@ class Line:
         # A command with n replies stands here n times: None, and last the future it resolves.
         self._inflight: deque[asyncio.Future[Any] | None] = deque()
         self._held = False  # more may come in this turn of the loop, to leave in one write
+        self._alone = True  # the last turn with a command had no other
         self._full = False
         self._clogged = asyncio.Event()
         self._gone: Callable[[], BrokerError] | None = None
@@ -148,14 +149,10 @@ class Line:
         self._transport.set_protocol(_Inlet(stream, self._read, self._over))
         self._drainer = self._loop.create_task(self._drain(), name="roomcast-redis-write")
 
-    def send(self, command: bytes, replies: int = 1) -> asyncio.Future[None]:
-        """Queue a packed command; the future resolves with its last reply, or with its error."""
-        future: asyncio.Future[None] = self._loop.create_future()
-        self.send_for(future, command, replies)
-        return future
-
-    def send_for(self, future: asyncio.Future[Any], command: bytes, replies: int = 1) -> None:
-        """The same for a future that exists already."""
+    def send(self, command: bytes, replies: int = 1, future: asyncio.Future[Any] | None = None) -> asyncio.Future[Any]:
+        """Queue a packed command; the future, one that exists already or a new one, resolves with its last reply."""
+        if future is None:
+            future = asyncio.Future(loop=self._loop)
         if self._gone is not None:
             future.set_exception(self._gone())
         else:
@@ -163,12 +160,14 @@ class Line:
             if not self._held:
                 self._held = True
                 self._loop.call_soon(self._let_go)
-                self._write()
+                if self._alone:
+                    self._write()
+        return future
 
     def ask(self, *words: bytes) -> Answer:
         """Queue a command; the future resolves with its reply, or with its error."""
         future = Answer(loop=self._loop)
-        self.send_for(future, pack(*words))
+        self.send(pack(*words), future=future)
         return future
 
     def ping(self) -> None:
@@ -203,6 +202,7 @@ class Line:
             await self._writer.wait_closed()
 
     def _let_go(self) -> None:
+        self._alone = len(self._pending) <= (0 if self._alone else 1)
         self._held = False
         self._write()
 
@@ -256,11 +256,11 @@ class Line:
                     if self._pushed(parts):
                         continue
                 self.answered = True
-                if isinstance(reply, ResponseError):
+                if isinstance(reply, Exception):
+                    if not isinstance(reply, ResponseError):  # of the connection, such as "still loading"
+                        raise reply  # noqa: TRY301 - it ends as an error of the socket does
                     self._refuse(reply)
                     continue
-                if isinstance(reply, Exception):  # of the connection, such as "still loading"
-                    raise reply  # noqa: TRY301 - it ends as an error of the socket does
                 future = inflight.popleft()
                 if future is not None and not future.done():
                     future.set_result(reply if isinstance(future, Answer) else None)

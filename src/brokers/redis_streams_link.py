@@ -127,7 +127,7 @@ class StreamsLink:
                 head[1], len(key), key, tail, len(name), name, len(payload), payload, len(number), number,
             )  # fmt: skip
         future = _Appended(self._loop, self._positions[stream])
-        self._tells.send_for(future, command)
+        self._tells.send(command, future=future)
         return cast("Appending", future)
 
     async def flush(self, within: float) -> None:
