@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from roomcast.brokers.attempts import each_once, keep
-from roomcast.brokers.nats_link import Link, Publishing
+from roomcast.brokers.nats_link import Link
+from roomcast.brokers.nats_outflow import Publishing
 from roomcast.brokers.nats_servers import Servers
 from roomcast.core.arrivals import Arrivals
 from roomcast.core.broker import BrokerConfig, Delivery, Gap, Guarantees, Log, Order, Subject

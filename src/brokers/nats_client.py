@@ -12,6 +12,7 @@ try:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
+    from nats.protocol.parser import AWAITING_CONTROL_LINE
 except ImportError as exc:
     raise ConfigurationError('nats:// needs the NATS client: pip install "roomcast[nats]"') from exc
 
@@ -33,6 +34,39 @@ class _Client(Client):
         if self.secure and not self._server_info.get("tls_required"):
             raise nats_errors.SecureConnWantedError
         return super()._connect_command()
+
+    @property
+    def _way(self) -> Any:
+        """The library's own name for the transport, of a class that is not typed."""
+        return self._transport
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """The connection."""
+        return cast("asyncio.Transport", self._way._io_writer.transport)  # noqa: SLF001
+
+    @property
+    def all_read(self) -> bool:
+        """Whether the library has parsed all that its stream was given."""
+        parser = self._ps
+        between = parser.state == AWAITING_CONTROL_LINE and not parser.buf
+        return between and not self._way._io_reader._buffer and not self._way.at_eof()  # noqa: SLF001
+
+    @property
+    def unwritten(self) -> int:
+        """Bytes that the socket has not taken yet."""
+        return self.transport.get_write_buffer_size()
+
+    def send(self, commands: bytes) -> None:
+        """Write commands of the protocol at once, behind what the library holds back for its own writer."""
+        self._pending.append(commands)
+        self._way.writelines(self._pending)
+        self._pending = []
+        self._pending_data_size = 0
+
+    async def drain(self) -> None:
+        """Return once the socket has taken most of what was written."""
+        await self._way.drain()
 
     async def _process_headers(self, headers: bytes) -> None:
         # Nobody here reads headers, and a malformed one, which any publisher can send, ends the read loop.
@@ -70,6 +104,29 @@ class NatsClient(Protocol):
 
     async def publish(self, subject: str, payload: bytes, /, *, headers: Mapping[str, str] | None = None) -> None:
         """Put a message into the buffer of what is to be sent."""
+        ...
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """The connection."""
+        ...
+
+    @property
+    def all_read(self) -> bool:
+        """Whether the library has parsed all that its stream was given."""
+        ...
+
+    @property
+    def unwritten(self) -> int:
+        """Bytes that the socket has not taken yet."""
+        ...
+
+    def send(self, commands: bytes, /) -> None:
+        """Write commands of the protocol at once, behind what the library holds back for its own writer."""
+        ...
+
+    async def drain(self) -> None:
+        """Return once the socket has taken most of what was written."""
         ...
 
     async def subscribe(

@@ -102,6 +102,7 @@ class Wire(Link):
         self._delivered = delivered
         self._told = told
         self._appends: deque[tuple[str, bytes, Appending, Settle, str | None]] = deque()
+        self._wake = asyncio.Event()  # there are some
         self._pending: dict[str, tuple[str, Appending, Settle]] = {}
         self._asked: dict[str, asyncio.Future[Msg]] = {}
         self._tokens = 0
@@ -112,6 +113,9 @@ class Wire(Link):
     def jetstream(self) -> bool:
         """Whether the server says that it has JetStream."""
         return bool(self._nats.info.get("jetstream"))
+
+    def _read_directly(self) -> None:
+        """Not here: answers have headers and subjects to reply to, which the library reads."""
 
     async def _look_around(self, patience: float) -> None:  # noqa: ARG002 - the log is the same everywhere
         await self._listen(Subject(f"{self.inbox}.>"))

@@ -16,26 +16,19 @@ import asyncio
 import re
 import secrets
 import ssl
-from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from roomcast.brokers.nats_client import Inflow, Msg, Subscription, make_client, nats_errors
+from roomcast.brokers.nats_inlet import Inlet
+from roomcast.brokers.nats_outflow import Outflow, Publishing
 from roomcast.brokers.nats_reach import Reach
-from roomcast.core.broker import Barrier, BrokerConfig, Gap, Position, Subject
-from roomcast.core.errors import (
-    BrokerClosed,
-    BrokerError,
-    BrokerUnavailable,
-    PublishRejected,
-    PublishUnconfirmed,
-)
-
-Publishing = asyncio.Future[Position | None]
+from roomcast.core.broker import Barrier, BrokerConfig, Gap, Subject
+from roomcast.core.errors import BrokerClosed, BrokerError, BrokerUnavailable
 
 _CHUNK = 256
-"""Publishes, or subscriptions, written without giving other tasks a turn."""
+"""Subscriptions written without giving other tasks a turn."""
 _BEAT, _GRACE = 0.7, 0.2
 """Parts of a heartbeat: between two echoes and for each to come back; and more, for a loop that was busy."""
 _LOOK = 0.3
@@ -77,15 +70,11 @@ class Link:
         self._client = make_client()
         self._inflow = Inflow(self._take)
         self._subscriptions: dict[Subject, Subscription] = {}
-        self._queue: deque[tuple[Subject, bytes, Publishing]] = deque()
-        self._written: list[tuple[Subject, Publishing]] = []  # since the marker that is out
-        self._marked: list[tuple[Subject, Publishing]] = []  # before the marker that is out
-        self._marker = b""  # the one that is out for publishes; one at a time is enough
         self._echoes: dict[bytes, asyncio.Future[bool]] = {}  # markers of barriers and of the watchdog
         self._markers = 0
         self._arrivals = 0
         self._denied: set[str] = set()
-        self._wake = asyncio.Event()
+        self._outflow = Outflow(self._client, self._echo, self._next_marker, self._denied, self.lose)
         self._tasks: list[asyncio.Task[None]] = []
         self._said: Exception | None = None
         self.over = asyncio.Event()
@@ -128,6 +117,7 @@ class Link:
                 self._guard_writes()
                 self.max_payload = self._client.max_payload
                 await self._listen(self._echo)
+                self._read_directly()
                 await self.barrier()
                 await self._look_around(timeout * _LOOK)
         except BrokerError:
@@ -143,10 +133,7 @@ class Link:
 
     def publish(self, subject: Subject, payload: bytes) -> Publishing:
         """Take a publish in the order of the calls (rule 4); resolves when the server has handled it."""
-        future: Publishing = asyncio.get_running_loop().create_future()
-        self._queue.append((subject, payload, future))
-        self._wake.set()
-        return future
+        return self._outflow.publish(subject, payload)
 
     async def subscribe(self, subjects: Iterable[Subject]) -> frozenset[Subject]:
         """Hear these subjects, and return behind a barrier those that the server has refused (rule 2)."""
@@ -206,11 +193,7 @@ class Link:
 
     async def flush(self, timeout: float) -> None:
         """Wait until all publishes are confirmed, at most so many seconds (rule 11)."""
-        publishes = (
-            *(future for _, _, future in self._queue),
-            *(future for _, future in (*self._written, *self._marked)),
-        )
-        if publishes:
+        if publishes := self._outflow.waiting():
             await asyncio.wait(publishes, timeout=timeout)
 
     def lose(self, reason: Exception) -> None:
@@ -226,18 +209,9 @@ class Link:
         for echo in self._echoes.values():
             if not echo.done():
                 echo.set_result(False)
-        for _, _, future in self._queue:
-            unsent = BrokerClosed if isinstance(reason, BrokerClosed) else BrokerUnavailable
-            _fail(
-                future,
-                unsent("The connection to NATS ended before the message was sent.", broker="nats"),
-                reason,
-            )
-        for _, future in (*self._marked, *self._written):
-            text = "The connection to NATS ended before the server confirmed the message."
-            _fail(future, PublishUnconfirmed(text, broker="nats"), reason)
-        self._queue.clear()
-        self._marked, self._written = [], []
+        unsent = BrokerClosed if isinstance(reason, BrokerClosed) else BrokerUnavailable
+        text = "The connection to NATS ended before the message was sent."
+        self._outflow.fail(lambda: unsent(text, broker="nats"), reason)
         if self._on_lost is not None:
             self._on_lost(self, reason)
 
@@ -290,68 +264,28 @@ class Link:
 
     def _take(self, message: Msg) -> None:
         """What the server sent, in order; an exception here would end the library's read loop."""
+        self._hear(message.subject, message.data)
+
+    def _hear(self, subject: str, payload: bytes) -> None:
         if self.over.is_set():
             return
         self._arrivals += 1
-        if message.subject != self._echo:
-            self._deliver(Subject(message.subject), message.data)
-        elif message.data == self._marker:
-            self._confirm()
-        elif (echo := self._echoes.pop(message.data, None)) is not None:
+        if subject != self._echo:
+            self._deliver(Subject(subject), payload)
+        elif not self._outflow.confirm(payload, self._said):
+            self._echoed(payload)
+
+    def _echoed(self, marker: bytes) -> None:
+        if (echo := self._echoes.pop(marker, None)) is not None:
             if not echo.done():
                 echo.set_result(True)
         elif self._reach is not None:
-            self._reach.read(message.data)
-
-    def _confirm(self) -> None:
-        for subject, future in self._marked:
-            if future.done():
-                continue
-            if subject.lower() in self._denied:
-                _fail(
-                    future,
-                    PublishRejected(
-                        "The NATS account may not publish to a subject of this prefix: allow <prefix>.>",
-                        broker="nats",
-                    ),
-                    self._said,
-                )
-            else:
-                future.set_result(None)
-        for subject, _ in self._marked:
-            self._denied.discard(subject.lower())
-        self._marked, self._marker = [], b""
-        if self._written:
-            self._wake.set()
+            self._reach.read(marker)
 
     async def _write(self) -> None:
-        """Write what was published, and one marker behind it."""
+        """Write what had to wait for the socket."""
         with self._losing():
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                while self._queue:
-                    for _ in range(min(_CHUNK, len(self._queue))):
-                        await self._write_one()
-                    await self._mark()
-                    await asyncio.sleep(0)
-                await self._mark()
-
-    async def _write_one(self) -> None:
-        subject, payload, future = self._queue[0]
-        try:
-            await self._client.publish(subject, payload)
-        except (nats_errors.BadSubjectError, nats_errors.MaxPayloadError) as exc:
-            _fail(future, PublishRejected(f"NATS does not take the message: {exc}.", broker="nats"), exc)
-        else:
-            self._written.append((subject, future))
-        self._queue.popleft()
-
-    async def _mark(self) -> None:
-        if self._written and not self._marker:
-            self._marked, self._written = self._written, []
-            self._marker = self._next_marker()
-            await self._client.publish(self._echo, self._marker)
+            await self._outflow.keep_writing()
 
     async def _send_marker(self) -> asyncio.Future[bool]:
         marker = self._next_marker()
@@ -399,6 +333,12 @@ class Link:
         if reader is not None:
             reader.add_done_callback(self._reader_ended)
 
+    def _read_directly(self) -> None:
+        """Take messages as they are read, where they come in one order anyway."""
+        if self.ordered:
+            transport = self._client.transport
+            transport.set_protocol(Inlet(self._client, transport.get_protocol(), self._hear, self.lose))
+
     def _guard_writes(self) -> None:
         """Keep the library from writing to a connection that is lost already.
 
@@ -434,12 +374,6 @@ class Link:
             self.lose(error)
         else:
             self._denied.add(denied[1])
-
-
-def _fail(future: Publishing, error: BrokerError, cause: Exception | None) -> None:
-    if not future.done():
-        error.__cause__ = cause
-        future.set_exception(error)
 
 
 def _advice(error: Exception, *, first: bool) -> str:
