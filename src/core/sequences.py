@@ -67,25 +67,22 @@ class Reading:
 _IN_ORDER = Reading()
 
 
-class _Last:
-    """The last number of one origin on one subject; `paused` since nobody here listened for a while."""
-
-    __slots__ = ("epoch", "number", "paused")
-
-    def __init__(self, epoch: int, number: int) -> None:
-        self.epoch = epoch
-        self.number = number
-        self.paused = False
+_SHIFT = 64  # bits: a number has fewer, so that it and its epoch make one integer, which sorts as the pair does
+_NUMBER = (1 << _SHIFT) - 1
 
 
 class Tracking:
-    """The receiver's last numbers, per subject and origin, at most `limit` of them."""
+    """The receiver's last numbers, per subject and origin, at most `limit` of them.
+
+    There may be one for each room of the cluster, so each is an integer and nothing else: small, and no work for
+    Python's garbage collector.
+    """
 
     def __init__(self, limit: int = 131_072) -> None:
         self._limit = limit
         self._size = 0
-        self._heard: dict[Subject, dict[str, _Last]] = {}
-        self._paused: dict[Subject, dict[str, _Last]] = {}
+        self._heard: dict[str, dict[Subject, int]] = {}  # the last number, with its epoch above it, by origin
+        self._paused: dict[str, dict[Subject, int]] = {}  # the same, where nobody here has listened for a while
         self._places: dict[str, int] = {}  # the last one of each origin; who was heard last comes last
 
     def __len__(self) -> int:
@@ -108,51 +105,48 @@ class Tracking:
         if len(self._places) >= _ORIGINS:
             self._forget({next(iter(self._places))})
         self._places[origin] = max(reached, place + count - 1 if place else 0)
-        if not late and (origins := self._heard.get(subject)) is not None:
-            last = origins.get(origin)
-            if last is not None and last.epoch == epoch and last.number + 1 == first and not last.paused:
-                last.number += count  # in order, as nearly all are (rule 2)
+        heard = self._heard.get(origin)
+        if heard is not None and not late:
+            next_one = (epoch << _SHIFT) + first
+            if heard.get(subject) == next_one - 1:
+                heard[subject] = next_one + count - 1  # in order, as nearly all are (rule 2)
                 return _IN_ORDER
-        owed = not self._is_new(subject, origin)
+        owed = heard is not None and subject in heard
         reading = self._read(subject, origin, epoch, first, count)
         if late and reading.repeats < count:
             missed = reading.missed + count - reading.repeats if owed else 0
             return Reading(repeats=count, missed=missed)
         return reading
 
-    def _is_new(self, subject: Subject, origin: str) -> bool:
-        """Whether nobody here listened to the origin on this subject until now."""
-        last = (self._heard.get(subject) or {}).get(origin)
-        return last is None or last.paused
-
     def _read(self, subject: Subject, origin: str, epoch: int, first: int, count: int) -> Reading:
-        origins = self._heard.get(subject) or self._resume(subject)
-        last = origins.get(origin)
+        heard = self._heard.setdefault(origin, {})
+        paused = self._paused.get(origin, {})
+        listening = subject in heard
+        last = heard.get(subject) or paused.get(subject)
         end = first + count - 1
         if last is None:
             self._make_room()
-            self._heard.setdefault(subject, {})[origin] = _Last(epoch, end)
+            self._heard.setdefault(origin, {})[subject] = (epoch << _SHIFT) + end
             self._size += 1
             return _IN_ORDER
-        if epoch < last.epoch:
+        if epoch < last >> _SHIFT:
             return Reading(repeats=count)
-        expected = last.number + 1 if epoch == last.epoch else 1
+        expected = (last & _NUMBER) + 1 if epoch == last >> _SHIFT else 1
         reading = _IN_ORDER
         if first > expected:
-            reading = _IN_ORDER if last.paused else Reading(missed=first - expected)
+            reading = Reading(missed=first - expected) if listening else _IN_ORDER
         elif first < expected:
             reading = Reading(repeats=min(count, expected - first))
         if end >= expected:
-            last.epoch, last.number, last.paused = epoch, end, False
+            heard[subject] = (epoch << _SHIFT) + end
+            paused.pop(subject, None)
         return reading
 
     def pause(self, subject: Subject) -> None:
         """Nobody here listens to the subject for now (rule 6)."""
-        origins = self._heard.pop(subject, None)
-        if origins is not None:
-            for last in origins.values():
-                last.paused = True
-            self._paused[subject] = origins
+        for origin, heard in self._heard.items():
+            if (last := heard.pop(subject, None)) is not None:
+                self._paused.setdefault(origin, {})[subject] = last
 
     def forget_origin(self, origin: str) -> None:
         """A node is gone for good, and so are its numbers."""
@@ -161,20 +155,8 @@ class Tracking:
     def _forget(self, gone: Collection[str]) -> None:
         for origin in gone:
             self._places.pop(origin, None)
-        for table in (self._heard, self._paused):
-            for subject, origins in list(table.items()):
-                for origin in origins.keys() & gone:
-                    del origins[origin]
-                    self._size -= 1
-                if not origins:
-                    del table[subject]
-
-    def _resume(self, subject: Subject) -> dict[str, _Last]:
-        origins = self._paused.pop(subject, None)
-        if origins is None:
-            return {}
-        self._heard[subject] = origins
-        return origins
+            for table in (self._heard, self._paused):
+                self._size -= len(table.pop(origin, ()))
 
     def _make_room(self) -> None:
         """Forget those who were not heard for the longest time."""
@@ -182,5 +164,6 @@ class Tracking:
             if len(self._places) > 1:
                 self._forget(set(islice(self._places, max(1, len(self._places) // 8))))
             else:
-                table = self._paused or self._heard
-                self._size -= len(table.pop(next(iter(table))))
+                table = next(filter(None, (*self._paused.values(), *self._heard.values())))
+                del table[next(iter(table))]
+                self._size -= 1

@@ -206,8 +206,8 @@ class TrustsNewEpochs(Tracking):
     """Whatever a new epoch begins with is taken for its first message."""
 
     def read(self, subject: Subject, origin: str, epoch: int, first: int, count: int, place: int = 0) -> Reading:
-        last = self._heard.get(subject, {}).get(origin)
-        new = last is not None and epoch > last.epoch
+        last = self._heard.get(origin, {}).get(subject)
+        new = last is not None and epoch > last >> 64
         reading = super().read(subject, origin, epoch, first, count, place)
         return Reading() if new else reading
 
@@ -216,8 +216,7 @@ class SeesHolesInAPause(Tracking):
     """What nobody here listened to counts as lost."""
 
     def pause(self, subject: Subject) -> None:
-        for last in self._heard.get(subject, {}).values():
-            last.paused = False
+        """It is listened to all the same."""
 
 
 class HandsOnTheLate(Tracking):
