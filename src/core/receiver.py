@@ -14,7 +14,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import Any, Literal, Protocol
 
 from roomcast.core.broker import Broker, Delivery, Gap, Subject
@@ -91,26 +92,24 @@ class Receiver:
                     return
                 raise
             for event in events:
-                for _ in self._handling(event):
+                if isinstance(event, Gap):
+                    self._on_gap(event)
+                    continue
+                for origin, message in self._opened(event):
+                    self._handle(origin, message)
                     paced = self._node.paced
                     if time.monotonic() - turn > _SLICE or (paced is not None and paced.fell_behind):
-                        await asyncio.sleep(0)
-                        if paced is not None and await paced.serve():
-                            self.waited = True
+                        await self._breathe(paced)
                         turn = time.monotonic()
+                if self._own and self._node.readback is not None:
+                    self._node.readback.came_back(self._own)
+                    self._own = 0
 
-    def _handling(self, event: Delivery | Gap) -> Generator[None]:
-        """Handle what was received, message by message: the loop may run between two of them."""
-        if isinstance(event, Gap):
-            self._on_gap(event)
-        else:
-            for origin, message in self._opened(event):
-                self._handle(origin, message)
-                yield
-            if self._own and self._node.readback is not None:
-                self._node.readback.came_back(self._own)
-                self._own = 0
-        yield
+    async def _breathe(self, paced: Paced | None) -> None:
+        """Rule 3."""
+        await asyncio.sleep(0)
+        if paced is not None and await paced.serve():
+            self.waited = True
 
     def _opened(self, delivery: Delivery) -> Iterable[tuple[str, Message | WireError]]:
         """The messages of a delivery that are new here, and their origin."""
@@ -148,7 +147,7 @@ class Receiver:
                 messages = messages[repeats:]
         if reader is not None:
             return reader.read(delivery, origin, envelope.sent, messages, repeats)
-        return ((origin, message) for message in messages)
+        return zip(repeat(origin), messages, strict=False)
 
     def _handle(self, origin: str, message: Message | WireError) -> None:
         if isinstance(message, WireError):
