@@ -54,6 +54,7 @@ class Stamps:
             take_in(queue, item)
 
         queue.__class__ = type("Stamped", (kind,), {"__slots__": (), inlet: stamp})
+        queue.quick = False  # so that the fan-out puts nothing past the inlet
 
     def _note(self) -> None:
         self.times.append(time.monotonic())

@@ -78,7 +78,7 @@ class Adapter(Clients, Services):
     def _become_node(self) -> None:
         """Make the node and all that works for it."""
         self._node = node = Node(self._url, self._settings, self._counts)
-        self._broadcast = Broadcast(node, lambda emit: self._deliver(node.id, emit, emit.packet.parts))
+        self._broadcast = Broadcast(node, lambda emit: self._deliver(node.id, emit))
         self._owed = Owed(node, self._broadcast.acks)
         self._answers = Answers(node, self, self._rooms)
         self._surveys = Surveys(node)
@@ -91,7 +91,7 @@ class Adapter(Clients, Services):
         node.membership.on_left.append(lambda info, why: self._events.tell("node_left", info, why))
         node.handlers |= {Emit: self._on_emit, CloseRoom: self._on_close_room}
         node.at_home |= {
-            Emit: lambda emit: self._deliver(node.id, emit, emit.packet.parts),
+            Emit: lambda emit: self._deliver(node.id, emit),
             CloseRoom: lambda close: self._on_close_room(node.id, close),
         }
         recovery = node.settings.recovery
@@ -457,13 +457,16 @@ class Adapter(Clients, Services):
         elif waiter is not None:
             await call(waiter, data)
 
-    def _deliver(self, origin: str, emit: Emit, parts: Parts) -> None:
-        """Hand a packet to the clients of this node that are addressed."""
+    def _deliver(self, origin: str, emit: Emit, parts: Parts | None = None) -> None:
+        """Hand a packet to the clients of this node that are addressed, in these parts or its own."""
         if self._fanout is None:
             if emit.request:
                 self._owed.ask(origin, emit.request, ())
             return
         clients = self._rooms.select(emit.namespace, emit.rooms, emit.excluded)
+        if not clients and not emit.request:
+            return
+        parts = parts or emit.packet.parts
         if emit.request:
             clients = self._fanout.ready(clients, volatile=emit.volatile)
             number = self._owed.ask(origin, emit.request, clients)

@@ -90,13 +90,14 @@ class ClientQueue:
         keeper: is told what happens, and flushes.
 
     Attributes:
-        items: what waits, oldest first; appended to by `put_nowait`, `offer`, and, while it is empty and the queue is
-            `direct`, by the fan-out itself.
+        items: what waits, oldest first; appended to by `put_nowait`, `offer`, and, where `quick` allows, the fan-out.
         size: bytes of payload in `items`.
         direct: rule 2.
         is_due: it waits to be flushed.
+        quick: as long as less than half of what may wait does, the fan-out may put events into it as `offer` would.
         closed: its client was cut; nothing is taken in any more.
         socket: the engine.io socket, once it is known.
+        taken: how many packets a websocket's writer has taken and not sent yet.
     """
 
     __slots__ = (
@@ -105,7 +106,6 @@ class ClientQueue:
         "_joiner",
         "_keeper",
         "_rest",
-        "_taken",
         "_taken_size",
         "_tap",
         "_writer",
@@ -113,8 +113,10 @@ class ClientQueue:
         "direct",
         "is_due",
         "items",
+        "quick",
         "size",
         "socket",
+        "taken",
     )
     maxsize = 0  # an `asyncio.Queue` without a bound of its own
 
@@ -123,6 +125,7 @@ class ClientQueue:
         self.size = 0
         self.direct = False
         self.is_due = False
+        self.quick = True
         self.closed = False
         self.socket: Any = None
         self._keeper = keeper
@@ -130,7 +133,7 @@ class ClientQueue:
         self._find_writer: Callable[[], Writer | None] | None = None
         self._tap: Tap | None = None
         self._rest: list[EioPacket | None] = []  # of the packet that was taken last
-        self._taken = 0
+        self.taken = 0
         self._taken_size = 0
         self._getters: deque[asyncio.Future[None]] | None = None  # made when needed: a deque is large
         self._joiner: asyncio.Future[None] | None = None
@@ -165,7 +168,7 @@ class ClientQueue:
 
     async def get(self) -> EioPacket | None:
         """The next packet, when there is one; who calls has sent all it had taken."""
-        self._taken = self._taken_size = 0
+        self.taken = self._taken_size = 0
         if self.items and self._proven():
             self.direct = True
             self.flush()  # the writer has been too slow, or was woken for a signal: back to the direct way
@@ -193,7 +196,7 @@ class ClientQueue:
         Raises:
             asyncio.QueueEmpty: there is none, or a websocket's writer shall send first what it has taken.
         """
-        if self.empty() or (self._taken and self._batch_is_full()):
+        if self.empty() or (self.taken and self._batch_is_full()):
             raise asyncio.QueueEmpty
         return self._take()
 
@@ -220,18 +223,18 @@ class ClientQueue:
 
     def busy(self) -> bool:
         """Whether anything waits that was meant for the client before."""
-        return not self.empty() or self._taken > 0 or not (self._writer is None or self._writer.idle())
+        return not self.empty() or self.taken > 0 or not (self._writer is None or self._writer.idle())
 
     def behind(self) -> bool:
         """Whether more than half of what may wait does (rule 7)."""
         if self.closed:
             return False
         bounds = self._keeper.bounds
-        return len(self.items) + self._taken > bounds.packets // 2 or self.size + self._taken_size > bounds.size // 2
+        return len(self.items) + self.taken > bounds.packets // 2 or self.size + self._taken_size > bounds.size // 2
 
     def state(self) -> object:
         """What is another one whenever the client has taken something."""
-        return id(self.items[0]) if self.items else None, self._taken, None if self._tap is None else self._tap.sends
+        return id(self.items[0]) if self.items else None, self.taken, None if self._tap is None else self._tap.sends
 
     def flush(self) -> bool:
         """Write what waits, as far as the transport takes it; what remains is the writer's (rules 2 and 4).
@@ -263,6 +266,7 @@ class ClientQueue:
     def clear(self) -> None:
         """Forget all that waits, drop the connection where that is possible, and end the writer."""
         self.closed = True
+        self.quick = False
         self.items.clear()
         self._rest.clear()
         self.size = 0
@@ -307,7 +311,7 @@ class ClientQueue:
             self.size -= frame.size
             packet, *self._rest = frame.packets
             if self._tap is not None:
-                self._taken += 1
+                self.taken += 1
                 self._taken_size += frame.size
             self._keeper.stats.sent_queued += frame.message
         if self._tap is not None:
@@ -324,7 +328,7 @@ class ClientQueue:
     def _batch_is_full(self) -> bool:
         bounds = self._keeper.bounds
         most = min(_BATCH, max(1, bounds.packets // 2))
-        return not self._rest and (self._taken >= most or self._taken_size >= bounds.size // 2)
+        return not self._rest and (self.taken >= most or self._taken_size >= bounds.size // 2)
 
     def _write(self, writer: Writer) -> None:
         items = self.items
@@ -347,7 +351,7 @@ class ClientQueue:
 
     def _fits(self, frame: Frame) -> bool:
         bounds = self._keeper.bounds
-        waiting = len(self.items) + self._taken
+        waiting = len(self.items) + self.taken
         return waiting == 0 or (waiting < bounds.packets and self.size + self._taken_size + frame.size <= bounds.size)
 
     def _admit(self, frame: Frame) -> bool:

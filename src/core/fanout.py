@@ -229,18 +229,20 @@ class FanOut:
 
     def _put_now(self, frame: Frame, clients: Iterable[Client], *, volatile: bool) -> None:
         size = frame.size
+        few, little = self.bounds.packets // 2, self.bounds.size // 2 - size
         due = self._due
         count = 0
         for client in clients:
             queue = client.queue or self._queue_of(client)
-            if queue is None or queue.socket.closed or queue.socket.closing:
+            if queue is None or (socket := queue.socket).closed or socket.closing:
                 continue
             if volatile and queue.busy():
                 self.stats.volatile_dropped += 1
                 continue
-            if queue.direct and not queue.items:  # nothing waits: the usual case, without a call
-                queue.items.append(frame)
-                queue.size = size
+            items = queue.items
+            if len(items) < few and queue.size < little and not queue.taken and queue.quick:
+                items.append(frame)  # as `offer` would, without a call: far less waits than may
+                queue.size += size
                 if not queue.is_due:
                     queue.is_due = True
                     if not due:
@@ -335,6 +337,8 @@ class _Foreign:
     is_due = False
     items = ()
     size = 0
+    taken = 0
+    quick = False
 
     def __init__(self, socket: Any, fanout: FanOut) -> None:
         self.socket = socket

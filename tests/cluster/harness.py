@@ -34,6 +34,7 @@ class _Queue(ClientQueue):
 
     def __init__(self, keeper: Keeper, client: "SimClient") -> None:
         super().__init__(keeper)
+        self.quick = False  # each event is offered
         self._client = client
 
     def put_nowait(self, item: Any) -> None:

@@ -62,7 +62,7 @@ async def play(schedule: list[Any], connection: Connection, bounds: Bounds) -> l
             getattr(connection.wire, kind)()
         queue = connection.socket.queue
         messages = [frame for frame in queue.items if frame.message]
-        assert len(messages) + queue._taken <= bounds.packets + sum(not frame.message for frame in queue.items) + 1
+        assert len(messages) + queue.taken <= bounds.packets + sum(not frame.message for frame in queue.items) + 1
         waiting = sum(frame.size for frame in messages) + queue._taken_size
         assert waiting <= max(bounds.size, 3 * 900) + 64 * len(schedule)
     return put
@@ -180,7 +180,7 @@ async def test_one_stalled_client_among_a_thousand_slows_nobody(policy: SlowClie
         connection.fanout.send(everyone, (f"event {number:02}",))
         await until(lambda: not connection.fanout._due, what="the slices are written")
         assert not any(other.wire.buffered or other.socket.queue.qsize() for other in others)
-        assert len(queue.items) + queue._taken <= PACKETS + 1, "its bound, and the end"
+        assert len(queue.items) + queue.taken <= PACKETS + 1, "its bound, and the end"
     expected = framed('0{"sid":"eio"}') + b"".join(framed(f"4event {n:02}") for n in range(3 * PACKETS))
     assert {bytes(other.wire.out) for other in others} == {expected}
     assert connection.stats.sent_direct >= 999 * 3 * PACKETS

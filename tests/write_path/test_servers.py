@@ -238,7 +238,7 @@ async def test_a_client_that_reads_slowly_gets_everything_in_order() -> None:
         for number in range(300):  # it reads nothing meanwhile: the kernel's buffers and the transport's fill up
             await node.sio.emit("e", f"{number} " + "x" * 50_000)
             await asyncio.sleep(0)
-        assert not queue.empty() or queue._taken
+        assert not queue.empty() or queue.taken
         await node.sio.emit("end")
         got = await client.until(b'"end"')
         assert [int(message.data[8:].split(b" ")[0]) for message in got] == list(range(300))
