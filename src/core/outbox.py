@@ -21,7 +21,7 @@ from roomcast.core.broker import Subject
 
 
 class Entry(msgspec.Struct, eq=False, gc=False):
-    """One message in the outbox.
+    """One message in the outbox, out of the garbage collector's sight: no ring may go through it for good.
 
     Attributes:
         subject: where it goes.

@@ -7,6 +7,8 @@
 4. Nothing is sent while publishing is held: before the start, without a link, and while peers regroup.
 5. What became of the payloads of one flush is looked at once, when the last of them is done, where one connection
    carries everything; else when each is.
+6. A message no longer has its waiter once that ended in an error. The error has a traceback, with the frames of who
+   waited, and these may have the message, which the garbage collector does not see: nothing would ever free the ring.
 """
 
 import asyncio
@@ -228,7 +230,7 @@ class Publisher:
                 continue
             if entry.queued + patience <= now:
                 text = f"The broker did not confirm the message within {patience} s; it may still be delivered."
-                entry.waiter.set_exception(PublishUnconfirmed(text, broker=self._name))
+                _fail(entry, PublishUnconfirmed(text, broker=self._name))
             else:
                 left.append(entry.queued + patience - now)
         if left:
@@ -437,9 +439,8 @@ class Publisher:
         if self.readback is not None:
             self.readback.given_up(lost, self._outbox.entries)
         for entry in lost:
-            if entry.waiter is not None and not entry.waiter.done():
-                kind = PublishUnconfirmed if entry.sent else PublishRejected
-                entry.waiter.set_exception(error or kind(f"The message was given up: {why}.", broker=self._name))
+            kind = PublishUnconfirmed if entry.sent else PublishRejected
+            _fail(entry, error or kind(f"The message was given up: {why}.", broker=self._name))
         subjects = {entry.subject for entry in lost}
         self._tell(
             Gap(
@@ -450,6 +451,13 @@ class Publisher:
             )
         )
         self._idle.set()
+
+
+def _fail(entry: Entry, error: BrokerError) -> None:
+    """End the wait for a message with an error, once (rule 6)."""
+    waiter, entry.waiter = entry.waiter, None
+    if waiter is not None and not waiter.done():
+        waiter.set_exception(error)
 
 
 def _error(done: asyncio.Future[Position | None]) -> BaseException | None:

@@ -1,6 +1,8 @@
 """When the publisher looks at what became of a flush (rule 5), and how long it waits for a confirm."""
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -158,3 +160,34 @@ async def test_who_waits_as_long_as_it_takes_is_not_told_at_the_deadline() -> No
         future.set_result(None)
     await turns()
     assert told == [True]
+
+
+@pytest.mark.parametrize("end", ["deadline", "refused", "given up"])
+@virtual
+async def test_nothing_is_kept_of_a_wait_that_ended_in_an_error(end: str) -> None:
+    """Rule 6: "nothing would ever free the ring"."""
+    world = World("subject", emit_timeout=2.0)
+    errors: list[weakref.ref[BaseException]] = []
+
+    async def emit() -> None:
+        assert world.publisher.reserve_now(1)
+        entry = world.publisher.put(ROOMS[0], b"\x90")
+        await world.publisher.confirmed(entry)
+
+    async def emit_and_look() -> None:
+        try:
+            await emit()
+        except (PublishRejected, PublishUnconfirmed) as error:
+            errors.append(weakref.ref(error))
+
+    emitting = asyncio.ensure_future(emit_and_look())
+    await turns()
+    if end == "refused":
+        world.broker.futures[0].set_exception(PublishRejected("no", broker="fake"))
+    elif end == "given up":
+        world.publisher.close()
+    await emitting
+    del emitting
+    world.broker.futures.clear()
+    gc.collect()
+    assert [error() for error in errors] == [None]
