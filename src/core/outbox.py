@@ -13,7 +13,6 @@ Pure: `now` is a monotonic clock in seconds.
 from bisect import insort
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import msgspec
 
@@ -30,7 +29,6 @@ class Entry(msgspec.Struct, eq=False, gc=False):
         queued: when it came in.
         place: in everything the publisher sends.
         sent: whether it was handed to the broker, so that it may have been delivered although nothing confirms it.
-        waiter: whatever the shell wants back when the message is confirmed or given up.
     """
 
     subject: Subject
@@ -40,7 +38,6 @@ class Entry(msgspec.Struct, eq=False, gc=False):
     queued: float
     place: int = 0
     sent: bool = False
-    waiter: Any = None
 
 
 class Batch(msgspec.Struct, eq=False, gc=False):
@@ -49,12 +46,10 @@ class Batch(msgspec.Struct, eq=False, gc=False):
     Attributes:
         index: their place among all batches.
         entries: they themselves.
-        outcome: whatever the shell will know of them by.
     """
 
     index: int
     entries: Sequence[Entry]
-    outcome: Any = None
 
     @property
     def subject(self) -> Subject:

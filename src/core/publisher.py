@@ -7,8 +7,8 @@
 4. Nothing is sent while publishing is held: before the start, without a link, and while peers regroup.
 5. What became of the payloads of one flush is looked at once, when the last of them is done, where one connection
    carries everything; else when each is.
-6. A message no longer has its waiter once that ended in an error. The error has a traceback, with the frames of who
-   waited, and these may have the message, which the garbage collector does not see: nothing would ever free the ring.
+6. Who waits for a message is kept apart from it. An error has a traceback, with the frames of who waited, and these
+   may have the message, which the garbage collector does not see: nothing would ever free a ring through it.
 """
 
 import asyncio
@@ -40,10 +40,6 @@ logger = logging.getLogger("roomcast")
 
 _RETRY = 0.2  # seconds until a failed publish is tried again on a link that was not reported lost
 _FLUSH = 512  # batches per flush: the loop breathes between two of them
-
-
-class _Settled(asyncio.Future[None]):
-    """What becomes of a message, for someone who waits as long as it takes."""
 
 
 class Publisher:
@@ -92,6 +88,9 @@ class Publisher:
         self._place = 0
         self._queue: deque[tuple[asyncio.Future[None], int]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
+        # Rule 6. Who waits for a confirm, in the order of the deadlines; who is told whenever it is settled.
+        self._waiters: dict[Entry, asyncio.Future[None]] = {}
+        self._told: dict[Entry, Callable[..., None]] = {}
         self._patience: asyncio.TimerHandle | None = None
         self._broker: Broker | None = None
         self._in_line = False
@@ -210,31 +209,44 @@ class Publisher:
             PublishRejected: the broker refused it, or the outbox gave it up before it was sent.
         """
         waiter: asyncio.Future[None] = asyncio.Future(loop=self._loop)
-        entry.waiter = waiter
+        self._waiters[entry] = waiter
         if self._patience is None:  # one timer for all
             self._patience = waiter.get_loop().call_later(self._settings.emit_timeout, self._lose_patience)
         return waiter
 
     def when_settled(self, entry: Entry, then: Callable[..., None]) -> None:
         """Call `then(taken=...)` once the broker has the message, or it is given up."""
-        entry.waiter = settled = _Settled()
-        settled.add_done_callback(lambda done: then(taken=done.exception() is None))
+        self._told[entry] = then
 
     def _lose_patience(self) -> None:
         """Let those go on whose deadline is over, and come back when the next one is."""
         self._patience = None
         patience, now = self._settings.emit_timeout, time.monotonic()
-        left: list[float] = []
-        for entry in self._outbox.entries():
-            if entry.waiter is None or entry.waiter.done() or isinstance(entry.waiter, _Settled):
-                continue
-            if entry.queued + patience <= now:
-                text = f"The broker did not confirm the message within {patience} s; it may still be delivered."
-                _fail(entry, PublishUnconfirmed(text, broker=self._name))
-            else:
-                left.append(entry.queued + patience - now)
-        if left:
-            self._patience = asyncio.get_running_loop().call_later(min(left), self._lose_patience)
+        over: list[Entry] = []
+        for entry in self._waiters:
+            if entry.queued + patience > now:
+                delay = entry.queued + patience - now
+                self._patience = asyncio.get_running_loop().call_later(delay, self._lose_patience)
+                break
+            over.append(entry)
+        for entry in over:
+            text = f"The broker did not confirm the message within {patience} s; it may still be delivered."
+            self._answer(entry, PublishUnconfirmed(text, broker=self._name))
+
+    def _answer(self, entry: Entry, error: BaseException | None) -> None:
+        """Let who waits for the confirm of a message go on."""
+        waiter = self._waiters.pop(entry, None)
+        if waiter is None or waiter.done():
+            return
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)
+
+    def _tell_settled(self, entries: Iterable[Entry], *, taken: bool) -> None:
+        for entry in entries if self._told else ():
+            if (then := self._told.pop(entry, None)) is not None:
+                asyncio.get_running_loop().call_soon(partial(then, taken=taken))
 
     def say(self, subject: Subject, message: bytes) -> asyncio.Future[Position | None]:
         """Send a message of this moment (a hello, a heartbeat): past the outbox, unnumbered, never again."""
@@ -346,22 +358,23 @@ class Publisher:
     def _flush(self) -> None:
         self._scheduled = False
         flight: list[Batch] = []
+        outcomes: list[asyncio.Future[Position | None]] = []
         for _ in range(_FLUSH):
             if self._held or self._closed or (batch := self._outbox.take()) is None:
                 break
             first = batch.entries[0]
             messages = [msgspec.Raw(entry.message) for entry in batch.entries]
-            batch.outcome = self._publish(first.subject, first.epoch, first.number, first.place, messages)
+            outcomes.append(self._publish(first.subject, first.epoch, first.number, first.place, messages))
             flight.append(batch)
         else:
             self._schedule()
         if not flight:
             return
         if self._in_line:
-            flight[-1].outcome.add_done_callback(partial(self._landed, flight))
+            outcomes[-1].add_done_callback(partial(self._landed, flight, outcomes))
         else:
-            for batch in flight:
-                batch.outcome.add_done_callback(partial(self._settled, batch))
+            for batch, outcome in zip(flight, outcomes, strict=True):
+                outcome.add_done_callback(partial(self._settled, batch))
 
     def _publish(
         self, subject: Subject, epoch: int, first: int, place: int, messages: list[msgspec.Raw]
@@ -377,30 +390,30 @@ class Publisher:
             published = self._broker.publish(subject, payload)
         return published if isinstance(published, asyncio.Future) else asyncio.ensure_future(published)
 
-    def _landed(self, flight: list[Batch], _last: object) -> None:
+    def _landed(self, flight: list[Batch], outcomes: list[asyncio.Future[Position | None]], _last: object) -> None:
         """The last batch of a flush is done, and so are those before it, as a rule (rule 5)."""
-        for batch in flight:
-            if batch.outcome.done():
-                self._settle(batch)
+        for batch, outcome in zip(flight, outcomes, strict=True):
+            if outcome.done():
+                self._settle(batch, outcome)
             else:
-                batch.outcome.add_done_callback(partial(self._settled, batch))
+                outcome.add_done_callback(partial(self._settled, batch))
         self._go_on()
 
-    def _settled(self, batch: Batch, _done: object) -> None:
-        self._settle(batch)
+    def _settled(self, batch: Batch, outcome: asyncio.Future[Position | None]) -> None:
+        self._settle(batch, outcome)
         self._go_on()
 
-    def _settle(self, batch: Batch) -> None:
-        error = _error(batch.outcome)
+    def _settle(self, batch: Batch, outcome: asyncio.Future[Position | None]) -> None:
+        error = _error(outcome)
         if error is None:
             self._outbox.confirm(batch)
             self._stats.payloads += 1
             self._stats.published += len(batch.entries)
             if self.readback is not None:
                 self.readback.confirmed(batch.entries[-1])
-            for entry in batch.entries:
-                if entry.waiter is not None and not entry.waiter.done():
-                    entry.waiter.set_result(None)
+            for entry in batch.entries if self._waiters else ():
+                self._answer(entry, None)
+            self._tell_settled(batch.entries, taken=True)
         elif isinstance(error, PublishRejected):
             self._outbox.confirm(batch)
             self._give_up(batch.entries, str(error), error)
@@ -440,7 +453,8 @@ class Publisher:
             self.readback.given_up(lost, self._outbox.entries)
         for entry in lost:
             kind = PublishUnconfirmed if entry.sent else PublishRejected
-            _fail(entry, error or kind(f"The message was given up: {why}.", broker=self._name))
+            self._answer(entry, error or kind(f"The message was given up: {why}.", broker=self._name))
+        self._tell_settled(lost, taken=False)
         subjects = {entry.subject for entry in lost}
         self._tell(
             Gap(
@@ -451,13 +465,6 @@ class Publisher:
             )
         )
         self._idle.set()
-
-
-def _fail(entry: Entry, error: BrokerError) -> None:
-    """End the wait for a message with an error, once (rule 6)."""
-    waiter, entry.waiter = entry.waiter, None
-    if waiter is not None and not waiter.done():
-        waiter.set_exception(error)
 
 
 def _error(done: asyncio.Future[Position | None]) -> BaseException | None:

@@ -191,3 +191,22 @@ async def test_nothing_is_kept_of_a_wait_that_ended_in_an_error(end: str) -> Non
     world.broker.futures.clear()
     gc.collect()
     assert [error() for error in errors] == [None]
+
+
+@pytest.mark.parametrize("order", ["publisher", "subject"])
+def test_nothing_is_kept_of_what_was_on_its_way_when_the_loop_ended(order: Order) -> None:
+    """Rule 6, for who waits still."""
+
+    async def leave() -> weakref.ref[Publisher]:
+        world = World(order)
+        entries, _ = await world.flush()
+
+        def tell(*, taken: bool) -> None:
+            world.gaps.append(Gap("given_up", missed=taken))
+
+        world.publisher.when_settled(entries[0], tell)
+        return weakref.ref(world.publisher)
+
+    publisher = asyncio.run(leave())
+    gc.collect()
+    assert publisher() is None
