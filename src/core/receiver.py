@@ -104,6 +104,9 @@ class Receiver:
                 if self._own and self._node.readback is not None:
                     self._node.readback.came_back(self._own)
                     self._own = 0
+                if time.monotonic() - turn > _SLICE:  # also when nothing of it was for anybody here
+                    await self._breathe(self._node.paced)
+                    turn = time.monotonic()
 
     async def _breathe(self, paced: Paced | None) -> None:
         """Rule 3."""
