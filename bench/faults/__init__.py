@@ -45,11 +45,6 @@ async def _kill(stage: Stage) -> None:
     await _back(stage)
 
 
-async def _restart(stage: Stage) -> None:
-    await stage.server.shut_down()
-    await _back(stage)
-
-
 async def _wipe(stage: Stage) -> None:
     await stage.server.kill()
     await asyncio.to_thread(_empty, stage.server.directory)
@@ -97,16 +92,8 @@ async def _crash(stage: Stage) -> None:
     await stage.stream()
 
 
-STAYS_DOWN = "roomcast-amqp-streams"
-"""RabbitMQ, as the only server, does not find a stream again when it was killed in the half second after its making."""
-
 FAULTS = {
-    "kill": Fault(
-        "The broker is killed (SIGKILL) and started again with its data",
-        _kill,
-        tuple(name for name in EVERYONE if name != STAYS_DOWN),
-    ),
-    "restart": Fault("The broker is shut down (SIGTERM) and started again with its data", _restart, (STAYS_DOWN,)),
+    "kill": Fault("The broker is killed (SIGKILL) and started again with its data", _kill),
     "reset": Fault("Every connection to the broker is reset", _reset, proxied=True),
     "stall": Fault("The broker stands still (SIGSTOP) for 5 s", _stall),
     "pause": Fault("The receiving node stands still (SIGSTOP) for 5 s", _pause),

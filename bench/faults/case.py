@@ -31,7 +31,7 @@ Figures = dict[str, float]
 
 RATE = 200.0
 SIZE = 100
-BEFORE = 0.7
+BEFORE = 2.0  # RabbitMQ does not find a stream again when it is killed in the second after its making
 AFTER = 1.0
 PATIENCE = 14.0
 ENDING = 6.0
