@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import AsyncIterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -11,6 +12,10 @@ from tests.adapter.servers import Cluster, serving
 from tests.services import SharedBrokers
 
 SCHEMES = ("memory", "redis", "nats", "amqp")
+
+
+OUTSIDE = ("redis", "nats", "amqp", "embedded")
+"""Those that another process can reach."""
 
 
 def broker_url(scheme: str, brokers: SharedBrokers) -> str:
@@ -25,9 +30,10 @@ def scheme(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def cluster(scheme: str, shared_brokers: SharedBrokers) -> AsyncIterator[Cluster]:
+async def cluster(scheme: str, shared_brokers: SharedBrokers, tmp_path: Path) -> AsyncIterator[Cluster]:
     """A cluster on each broker in turn."""
-    async with serving(broker_url(scheme, shared_brokers)) as cluster:
+    url = f"embedded://group?dir={tmp_path}" if scheme == "embedded" else broker_url(scheme, shared_brokers)
+    async with serving(url) as cluster:
         yield cluster
     gc.collect()  # what was not closed is told here, not in a later test
 
@@ -36,6 +42,14 @@ async def cluster(scheme: str, shared_brokers: SharedBrokers) -> AsyncIterator[C
 async def alone() -> AsyncIterator[Cluster]:
     """A cluster on a memory broker, for what no broker can change."""
     async with serving(f"memory://m{uuid4().hex[:12]}") as cluster:
+        yield cluster
+    gc.collect()
+
+
+@pytest.fixture
+async def on_redis(redis_url: str) -> AsyncIterator[Cluster]:
+    """A cluster that another process can reach, for what no broker can change."""
+    async with serving(redis_url) as cluster:
         yield cluster
     gc.collect()
 

@@ -3,9 +3,8 @@
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
-from pathlib import Path
 from typing import Unpack
 from uuid import uuid4
 
@@ -13,25 +12,16 @@ import pytest
 
 from roomcast import BrokerError, BrokerUnavailable, ConfigurationError, Emitter
 from roomcast.core.options import Settings
-from tests.adapter.conftest import SCHEMES, broker_url
+from tests.adapter.conftest import SCHEMES
 from tests.adapter.servers import Client, Cluster, Node, serving
 from tests.adapter.test_lifecycle import sockets
-from tests.services import NatsServer, RedisServer, Server, SharedBrokers, free_port
+from tests.services import NatsServer, RedisServer, Server, free_port
 from tests.waiting import until
 
 
-@pytest.fixture(params=[*SCHEMES, "embedded"])
+@pytest.fixture(params=(*SCHEMES, "embedded"))
 def scheme(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-async def cluster(scheme: str, shared_brokers: SharedBrokers, tmp_path: Path) -> AsyncIterator[Cluster]:
-    """A cluster on each broker in turn, the embedded one included."""
-    url = f"embedded://group?dir={tmp_path}" if scheme == "embedded" else broker_url(scheme, shared_brokers)
-    async with serving(url) as cluster:
-        yield cluster
-    gc.collect()
 
 
 def beside(cluster: Cluster, **settings: Unpack[Settings]) -> Emitter:

@@ -4,9 +4,8 @@ import asyncio
 import gc
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 import pytest
@@ -22,34 +21,17 @@ from roomcast import (
     SyncRemoteSocket,
 )
 from roomcast.core.options import Settings
-from tests.adapter.conftest import broker_url
+from tests.adapter.conftest import OUTSIDE
 from tests.adapter.servers import Client, Cluster, serving
-from tests.services import NatsServer, RedisServer, Server, SharedBrokers, free_port
+from tests.services import NatsServer, RedisServer, Server, free_port
 from tests.waiting import until
 
 T = TypeVar("T")
 
 
-@pytest.fixture(params=["redis", "nats", "amqp", "embedded"])
+@pytest.fixture(params=OUTSIDE)
 def scheme(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-async def cluster(scheme: str, shared_brokers: SharedBrokers, tmp_path: Path) -> AsyncIterator[Cluster]:
-    """A cluster on each broker that another process can reach."""
-    url = f"embedded://group?dir={tmp_path}" if scheme == "embedded" else broker_url(scheme, shared_brokers)
-    async with serving(url) as cluster:
-        yield cluster
-    gc.collect()
-
-
-@pytest.fixture
-async def on_redis(redis_url: str) -> AsyncIterator[Cluster]:
-    """A cluster for what no broker can change."""
-    async with serving(redis_url) as cluster:
-        yield cluster
-    gc.collect()
 
 
 def portals() -> list[threading.Thread]:

@@ -1,44 +1,24 @@
 """A `SyncEmitter` in programs that fork, that end and that are interrupted: `tests/adapter/lone_emitter.py`."""
 
 import asyncio
-import gc
 import signal
 import sys
-from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from roomcast import Adapter
-from tests.adapter.conftest import broker_url
-from tests.adapter.servers import Client, Cluster, serving
+from tests.adapter.conftest import OUTSIDE
+from tests.adapter.servers import Client, Cluster
 from tests.adapter.test_sync_emitter import clients_in, heard, silent
 from tests.demo.running import Program
-from tests.services import SharedBrokers
 from tests.waiting import until
 
 
-@pytest.fixture(params=["redis", "nats", "amqp", "embedded"])
+@pytest.fixture(params=OUTSIDE)
 def scheme(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-async def cluster(scheme: str, shared_brokers: SharedBrokers, tmp_path: Path) -> AsyncIterator[Cluster]:
-    """A cluster on each broker that another process can reach."""
-    url = f"embedded://group?dir={tmp_path}" if scheme == "embedded" else broker_url(scheme, shared_brokers)
-    async with serving(url) as cluster:
-        yield cluster
-    gc.collect()
-
-
-@pytest.fixture
-async def on_redis(redis_url: str) -> AsyncIterator[Cluster]:
-    """A cluster for what no broker can change."""
-    async with serving(redis_url) as cluster:
-        yield cluster
-    gc.collect()
 
 
 def program(scenario: str, cluster: Cluster) -> Program:
