@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from roomcast.brokers.log_broker import LogBroker
 from roomcast.core.broker import Broker, BrokerConfig, Delivery, Gap, GapReason, Position, Subject
+from roomcast.core.errors import BrokerError
 
 Event = Delivery | Gap
 MakeBroker = Callable[[BrokerConfig], Broker]
@@ -45,6 +46,16 @@ class Link(Protocol):
 def send(broker: Broker, subject: Subject, payload: bytes) -> "asyncio.Future[Position | None]":
     """Publish without waiting, as the core does: a coroutine becomes a task, a future is used as it is."""
     return asyncio.ensure_future(broker.publish(subject, payload))
+
+
+async def outcome(publish: "asyncio.Future[Position | None]") -> type[BrokerError] | None:
+    """None for a confirmed publish, else the kind of its error; any other error fails the test."""
+    try:
+        async with asyncio.timeout(10):
+            await publish
+    except BrokerError as exc:
+        return type(exc)
+    return None
 
 
 def deliveries(events: Iterable[Event]) -> list[Delivery]:

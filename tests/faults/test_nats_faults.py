@@ -14,8 +14,8 @@ import pytest
 from roomcast.brokers import nats_link
 from roomcast.brokers.nats import NatsBroker
 from roomcast.core.broker import Delivery, Gap, Position, Subject
-from roomcast.core.errors import BrokerError, BrokerUnavailable, PayloadTooLarge, PublishUnconfirmed
-from tests.brokers.cluster import Cluster, Event, Node, closing, gaps, payloads, send
+from roomcast.core.errors import BrokerUnavailable, PayloadTooLarge, PublishUnconfirmed
+from tests.brokers.cluster import Cluster, Event, Node, closing, gaps, outcome, payloads, send
 from tests.proxy import TcpProxy
 from tests.services import NatsServer
 from tests.waiting import until
@@ -60,16 +60,6 @@ def log(server: NatsServer) -> str:
 def inside(node: Node) -> NatsBroker:
     assert isinstance(node.broker, NatsBroker)
     return node.broker
-
-
-async def outcome(future: "asyncio.Future[Position | None]") -> type[BrokerError] | None:
-    """None for a confirmed publish, else the kind of its error; any other error fails the test."""
-    try:
-        async with asyncio.timeout(10):
-            await future
-    except BrokerError as exc:
-        return type(exc)
-    return None
 
 
 async def published(node: Node, subject: Subject, payload: bytes) -> bool:

@@ -12,9 +12,9 @@ from unittest import mock
 import pytest
 
 from roomcast.brokers.redis import RedisBroker
-from roomcast.core.broker import Delivery, Gap, Position, Subject
+from roomcast.core.broker import Delivery, Gap, Subject
 from roomcast.core.errors import BrokerClosed, BrokerError, BrokerUnavailable, PublishUnconfirmed
-from tests.brokers.cluster import Cluster, Event, Node, closing, gaps, payloads, send
+from tests.brokers.cluster import Cluster, Event, Node, closing, gaps, outcome, payloads, send
 from tests.proxy import TcpProxy
 from tests.services import RedisServer
 from tests.waiting import until
@@ -63,16 +63,6 @@ def counted_beats() -> Generator[list[float]]:
         yield beats
     finally:
         counting.cancel()
-
-
-async def outcome(future: "asyncio.Future[Position | None]") -> type[BrokerError] | None:
-    """None for a confirmed publish, else the kind of its error; any other error fails the test."""
-    try:
-        async with asyncio.timeout(10):
-            await future
-    except BrokerError as exc:
-        return type(exc)
-    return None
 
 
 async def published(node: Node, subject: Subject, payload: bytes) -> bool:

@@ -9,9 +9,9 @@ import pytest
 from roomcast.brokers.redis_sentinel import RedisSentinelBroker
 from roomcast.core.errors import BrokerUnavailable
 from tests.adapter.servers import serving
-from tests.brokers.cluster import Cluster, closing, gaps, payloads
+from tests.brokers.cluster import Cluster, closing, gaps, outcome, payloads
 from tests.faults.streams import lost, streaming
-from tests.faults.test_redis_faults import DOWN, SLACK, UP, check_holes, outcome, stream
+from tests.faults.test_redis_faults import DOWN, SLACK, UP, check_holes, stream
 from tests.redis_groups import SentinelGroup, ask
 from tests.services import RedisServer
 from tests.waiting import until
