@@ -68,8 +68,8 @@ wheel: env ## build the wheel and import it from an empty environment
 	.ci/wheel.sh
 
 fuzz: env ## feed the decoder random bytes for FUZZ_SECONDS
-	uv=$$(.ci/uv.sh $(PYTHON)) && "$$uv" run --isolated --no-project --python $(VENV)/bin/python --with atheris --with-editable . \
-		python tests/fuzz/fuzz_decode.py -max_total_time=$(FUZZ_SECONDS)
+	uv=$$(.ci/uv.sh $(PYTHON)) && "$$uv" run --isolated --no-project --python $(VENV)/bin/python --with atheris --with msgpack --with-editable . \
+		python -m tests.fuzz.fuzz_decode build/fuzz -max_total_time=$(FUZZ_SECONDS)
 
 simulate: env ## run SEEDS simulated clusters from seed FIRST on, some minutes; a failing seed is told with what replays it
 	$(VENV)/bin/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST) --processes $(PROCESSES)
