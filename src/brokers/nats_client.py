@@ -64,6 +64,11 @@ class _Client(Client):
         self._pending = []
         self._pending_data_size = 0
 
+    def bound_unwritten(self, size: int) -> None:
+        """From here on `drain` waits while the socket has more than so many bytes to take."""
+        # Of a TLS transport only what waits for the one below it counts, and without this it waits from 512 KB on.
+        self.transport.set_write_buffer_limits(high=size)
+
     async def drain(self) -> None:
         """Return once the socket has taken most of what was written."""
         await self._way.drain()
@@ -123,6 +128,10 @@ class NatsClient(Protocol):
 
     def send(self, commands: bytes, /) -> None:
         """Write commands of the protocol at once, behind what the library holds back for its own writer."""
+        ...
+
+    def bound_unwritten(self, size: int, /) -> None:
+        """From here on `drain` waits while the socket has more than so many bytes to take."""
         ...
 
     async def drain(self) -> None:

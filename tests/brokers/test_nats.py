@@ -169,7 +169,9 @@ async def test_tls_never_ends_in_plain_text(opened: Opened) -> None:
     assert set(said) == {b""}, "nothing was sent"
 
 
-async def test_tls_with_a_private_authority(opened: Opened, tmp_path: Path) -> None:
+@pytest.fixture
+async def secured(tmp_path: Path) -> AsyncIterator[tuple[NatsServer, str, Mapping[str, str]]]:
+    """A server with a certificate of its own, its URL, and how to trust it."""
     if shutil.which("openssl") is None:
         unavailable("TLS", "no openssl on this machine (Debian: apt-get install openssl)")
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
@@ -177,14 +179,40 @@ async def test_tls_with_a_private_authority(opened: Opened, tmp_path: Path) -> N
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:broker.test", "-days", "2"]
     argv = [*command, *subject, "-keyout", str(key), "-out", str(cert)]
     await asyncio.to_thread(subprocess.run, argv, check=True, capture_output=True)
-    config = ("--tls", "--tlscert", str(cert), "--tlskey", str(key), "--auth", "s3cret")
-    async with NatsServer(*config) as server:
-        url = f"tls://s3cret@127.0.0.1:{server.port}"
+    async with NatsServer("--tls", "--tlscert", str(cert), "--tlskey", str(key), "--auth", "s3cret") as server:
         trusted = {"tls_ca": str(cert), "tls_hostname": "broker.test"}
-        await works(await opened(url, trusted))
-        for parameters in ({}, {"tls_ca": str(cert)}):  # an unknown authority, then another name
-            with pytest.raises(BrokerUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
-                await opened(url, parameters)
+        yield server, f"tls://s3cret@127.0.0.1:{server.port}", trusted
+
+
+async def test_tls_with_a_private_authority(opened: Opened, secured: tuple[NatsServer, str, Mapping[str, str]]) -> None:
+    _, url, trusted = secured
+    await works(await opened(url, trusted))
+    for parameters in ({}, {"tls_ca": trusted["tls_ca"]}):  # an unknown authority, then another name
+        with pytest.raises(BrokerUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            await opened(url, parameters)
+
+
+@pytest.mark.timeout(10)
+async def test_a_server_that_reads_late_over_tls_stops_nobody(
+    opened: Opened, secured: tuple[NatsServer, str, Mapping[str, str]]
+) -> None:
+    """Of what waits, a TLS transport counts less, and makes nobody wait where TCP does: the loop must go on."""
+    server, url, trusted = secured
+    broker = await opened(url, trusted)
+    subject = Subject(f"{broker._config.prefix}.room")
+    await broker.subscribe([subject])
+    server.stop()
+    try:
+        publishes = [broker.publish(subject, b"%6d" % number + bytes(50_000)) for number in range(200)]
+        await asyncio.wait(publishes, timeout=0.1)
+    finally:
+        server.cont()
+    async with asyncio.timeout(15):
+        assert await asyncio.gather(*publishes) == [None] * 200
+        await broker.publish(subject, b"end")
+    events = await heard(broker, b"end")
+    got = [event.payload[:6] for event in events if isinstance(event, Delivery)]
+    assert got == [*(b"%6d" % number for number in range(200)), b"end"]
 
 
 async def test_permissions_are_told_apart_from_losses(opened: Opened) -> None:
