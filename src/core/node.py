@@ -16,7 +16,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Literal
 
 from roomcast.core.broker import Gap, Subject
@@ -427,5 +427,5 @@ class Node:
         return "" if self.roams else owner(sid)
 
 
-def _read_on(_subject: Subject) -> None:
+def _read_on(_subjects: Collection[Subject]) -> None:
     """Nobody pauses who reads everything."""

@@ -142,11 +142,12 @@ class Tracking:
             paused.pop(subject, None)
         return reading
 
-    def pause(self, subject: Subject) -> None:
-        """Nobody here listens to the subject for now (rule 6)."""
+    def pause(self, subjects: Collection[Subject]) -> None:
+        """Nobody here listens to the subjects for now (rule 6); many cost little more than one, with many origins."""
+        gone = set(subjects)
         for origin, heard in self._heard.items():
-            if (last := heard.pop(subject, None)) is not None:
-                self._paused.setdefault(origin, {})[subject] = last
+            if left := heard.keys() & gone:
+                self._paused.setdefault(origin, {}).update({subject: heard.pop(subject) for subject in left})
 
     def forget_origin(self, origin: str) -> None:
         """A node is gone for good, and so are its numbers."""

@@ -12,7 +12,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 
 from roomcast.core.broker import Broker, Subject
 from roomcast.core.errors import BrokerError, BrokerUnavailable, ConfigurationError, RoomcastError
@@ -28,7 +28,7 @@ class Subscriber:
 
     Args:
         linger: see `Interest`.
-        dropped: told of each subject that is not heard any more.
+        dropped: told of the subjects that are not heard any more.
         fault: told of what the broker refuses.
         everything: the broker delivers every subject, wanted or not: what is wanted is heard at once.
     """
@@ -37,7 +37,7 @@ class Subscriber:
         self,
         linger: float,
         *,
-        dropped: Callable[[Subject], None],
+        dropped: Callable[[Collection[Subject]], None],
         fault: Callable[[str, BaseException], None],
         everything: bool = False,
     ) -> None:
@@ -141,8 +141,7 @@ class Subscriber:
         due = self._interest.to_unsubscribe(time.monotonic())
         if not due:
             return
-        for subject in due:
-            self._dropped(subject)
+        self._dropped(due)
         try:
             await broker.unsubscribe(due)
         except BrokerError as exc:

@@ -34,7 +34,7 @@ class Gate:
 @asynccontextmanager
 async def running(linger: float = 60.0) -> AsyncGenerator[tuple[Subscriber, Gate, list[str]]]:
     gate, faults, forgotten = Gate(), list[str](), list[Subject]()
-    subscriber = Subscriber(linger, dropped=forgotten.append, fault=lambda what, _error: faults.append(what))
+    subscriber = Subscriber(linger, dropped=forgotten.extend, fault=lambda what, _error: faults.append(what))
     loop = asyncio.ensure_future(subscriber.run(as_broker(gate)))
     try:
         yield subscriber, gate, faults

@@ -125,7 +125,7 @@ class SequencesMachine(RuleBasedStateMachine):
 
     @rule(subject=st.sampled_from(SUBJECTS))
     def stop_listening(self, subject: Subject) -> None:
-        self.receiver.pause(subject)
+        self.receiver.pause((subject,))
         self.paused |= {key for key in self.last if key[1] == subject}
 
     @rule(origin=st.sampled_from(ORIGINS), really=st.sampled_from([False, False, False, True]))
@@ -189,11 +189,11 @@ def test_rule_6_a_pause_sets_a_new_baseline() -> None:
     """ "After a pause, in which nobody here listened, a higher number is a new baseline" """
     tracking = Tracking()
     tracking.read(A, "x", 7, 1, 3)
-    tracking.pause(A)
-    tracking.pause(A)
+    tracking.pause((A,))
+    tracking.pause((A,))
     assert tracking.read(A, "x", 7, 9, 1) == Reading()
     assert tracking.read(A, "x", 7, 11, 1) == Reading(missed=1), "the pause is over"
-    tracking.pause(A)
+    tracking.pause((A,))
     assert tracking.read(A, "x", 8, 4, 1) == Reading()
 
 
@@ -214,7 +214,7 @@ def test_rule_6_a_repeat_is_a_repeat_also_after_a_pause() -> None:
     """ "one at or below the last is still a repeat: its publisher had not learnt that it arrived" """
     tracking = Tracking()
     tracking.read(A, "x", 7, 1, 3)
-    tracking.pause(A)
+    tracking.pause((A,))
     assert tracking.read(A, "x", 7, 2, 2) == Reading(repeats=2)
     assert tracking.read(A, "x", 7, 3, 2) == Reading(repeats=1)
     assert tracking.read(A, "x", 7, 5, 1) == Reading()
@@ -267,10 +267,34 @@ def test_what_is_paused_is_forgotten_first() -> None:
     tracking = Tracking(limit=2)
     tracking.read(A, "x", 7, 1, 1)
     tracking.read(B, "x", 7, 1, 1)
-    tracking.pause(B)
+    tracking.pause((B,))
     tracking.read(C, "x", 7, 1, 1)
     assert len(tracking) == 2
     assert tracking.read(A, "x", 7, 3, 1) == Reading(missed=1)
+
+
+def test_many_subjects_are_not_looked_for_one_by_one_at_each_origin() -> None:
+    """ "many cost little more than one, with many origins." """
+    hashed = 0
+
+    class Counted(str):
+        __slots__ = ()
+
+        def __hash__(self) -> int:
+            nonlocal hashed
+            hashed += 1
+            return super().__hash__()
+
+    tracking = Tracking()
+    rooms = [Subject(Counted(f"room.{number}")) for number in range(500)]
+    for number, room in enumerate(rooms):
+        tracking.read(room, f"origin{number}", 7, 1, 1)
+    hashed = 0
+    tracking.pause(rooms)
+    assert hashed < 20 * len(rooms)
+    for number, room in enumerate(rooms):
+        assert tracking.read(room, f"origin{number}", 7, 5, 1) == Reading(), "a new baseline"
+        assert tracking.read(room, f"origin{number}", 7, 7, 1) == Reading(missed=1)
 
 
 def test_a_forgotten_origin_is_forgotten_everywhere() -> None:
@@ -278,7 +302,7 @@ def test_a_forgotten_origin_is_forgotten_everywhere() -> None:
     for subject in (A, B):
         tracking.read(subject, "x", 7, 1, 1)
     tracking.read(A, "y", 7, 1, 1)
-    tracking.pause(B)
+    tracking.pause((B,))
     tracking.forget_origin("x")
     assert len(tracking) == 1
     assert tracking.read(A, "y", 7, 3, 1) == Reading(missed=1)

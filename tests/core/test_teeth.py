@@ -215,8 +215,8 @@ class TrustsNewEpochs(Tracking):
 class SeesHolesInAPause(Tracking):
     """What nobody here listened to counts as lost."""
 
-    def pause(self, subject: Subject) -> None:
-        """It is listened to all the same."""
+    def pause(self, subjects: Collection[Subject]) -> None:
+        """They are listened to all the same."""
 
 
 class HandsOnTheLate(Tracking):
