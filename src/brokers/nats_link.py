@@ -39,7 +39,7 @@ _QUEUE = "_pending_queue"
 """nats-py's private attribute of a subscription, by which all of them share one way in."""
 _ITERATOR = "_message_iterator"
 """Another one, which would keep the queue that each subscription was made with, and its 3 KB."""
-_DENIED = re.compile(r'permissions violation for (?:publish|subscription) to "([^"]+)"')
+_DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
 
 
 class Link:
@@ -73,8 +73,9 @@ class Link:
         self._echoes: dict[bytes, asyncio.Future[bool]] = {}  # markers of barriers and of the watchdog
         self._markers = 0
         self._arrivals = 0
-        self._denied: set[str] = set()
-        self._outflow = Outflow(self._client, self._echo, self._next_marker, self._denied, self.lose)
+        self._mute: set[str] = set()  # refused to publish to, and to hear; in lower case, as the library tells them
+        self._deaf: set[str] = set()
+        self._outflow = Outflow(self._client, self._echo, self._next_marker, self._mute, self.lose)
         self._tasks: list[asyncio.Task[None]] = []
         self._said: Exception | None = None
         self.over = asyncio.Event()
@@ -142,13 +143,13 @@ class Link:
             for subject in subjects:
                 asked.append(subject)
                 if subject not in self._subscriptions:
+                    self._deaf.discard(subject.lower())  # whoever else waits for the answer of before has seen it
                     await self._listen(subject)
                 if len(asked) % _CHUNK == 0:
                     await asyncio.sleep(0)
         await self.barrier()
-        refused = frozenset(subject for subject in asked if subject.lower() in self._denied)
+        refused = frozenset(subject for subject in asked if subject.lower() in self._deaf)
         for subject in refused:
-            self._denied.discard(subject.lower())
             self._subscriptions.pop(subject, None)
         return refused
 
@@ -370,10 +371,11 @@ class Link:
         self._said = error
         if (denied := _DENIED.search(str(error).lower())) is None:
             return
-        if denied[1] == self._echo.lower():
+        what, subject = denied.groups()
+        if subject == self._echo.lower():
             self.lose(error)
         else:
-            self._denied.add(denied[1])
+            (self._mute if what == "publish" else self._deaf).add(subject)
 
 
 def _advice(error: Exception, *, first: bool) -> str:

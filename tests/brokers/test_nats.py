@@ -232,6 +232,38 @@ async def test_permissions_are_told_apart_from_losses(opened: Opened) -> None:
         await works(broker, "other")
 
 
+async def test_what_may_be_published_to_and_not_heard_is_told_apart(opened: Opened) -> None:
+    """Rules 2 and 5: the refusal of a subscription is not that of a publish, nor lost in it."""
+    async with AsyncExitStack() as stack:
+        deaf = '{user: "deaf", password: "x", permissions: {publish: ">", subscribe: {deny: "*.room"}}}'
+        mute = '{user: "mute", password: "x", permissions: {subscribe: ">", publish: {deny: "*.room"}}}'
+        server = await configured(stack, f"authorization {{ users: [{deaf}, {mute}] }}")
+        for user, hears, taken in (("deaf", ConfigurationError, type(None)), ("mute", type(None), PublishRejected)):
+            broker = await opened(f"nats://{user}:x@127.0.0.1:{server.port}")
+            room = Subject(f"{broker._config.prefix}.room")
+            for _ in range(20):
+                sent = [broker.publish(room, b"before") for _ in range(2)]
+                hearing = asyncio.ensure_future(broker.subscribe([room]))
+                await asyncio.sleep(0)
+                sent += [broker.publish(room, b"behind") for _ in range(2)]
+                heard_of, *outcomes = await asyncio.gather(hearing, *sent, return_exceptions=True)
+                assert type(heard_of) is hears
+                assert [type(outcome) for outcome in outcomes] == [taken] * 4
+                await broker.unsubscribe([room])
+
+
+async def test_all_who_ask_for_a_subject_are_told_of_its_refusal(opened: Opened) -> None:
+    """Rule 2."""
+    async with AsyncExitStack() as stack:
+        users = '{user: "me", password: "x", permissions: {subscribe: {deny: "*.room"}}}'
+        server = await configured(stack, f"authorization {{ users: [{users}] }}")
+        broker = await opened(f"nats://me:x@127.0.0.1:{server.port}")
+        rooms = [Subject(f"{broker._config.prefix}.room")]
+        for _ in range(2):
+            outcomes = await asyncio.gather(*(broker.subscribe(rooms) for _ in range(3)), return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [ConfigurationError] * 3
+
+
 async def test_a_login_without_the_echo_cannot_start(opened: Opened) -> None:
     async with AsyncExitStack() as stack:
         users = '{user: "me", password: "x", permissions: {subscribe: {deny: "*.echo.>"}}}'
