@@ -210,3 +210,33 @@ def test_nothing_is_kept_of_what_was_on_its_way_when_the_loop_ended(order: Order
     publisher = asyncio.run(leave())
     gc.collect()
     assert publisher() is None
+
+
+@pytest.mark.parametrize("order", ["publisher", "subject"])
+async def test_a_broker_that_raises_makes_nobody_lose_sight_of_the_others(
+    order: Order, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its error is as good as no confirm: the message keeps its place, and the others of the flush are settled."""
+    world = World(order)
+    publish = world.broker.publish
+
+    def fail_once(subject: Subject, payload: bytes) -> asyncio.Future[Position | None]:
+        if subject == ROOMS[1]:
+            world.broker.publish = publish  # type: ignore[method-assign]
+            raise RuntimeError("the handle is closed")
+        return publish(subject, payload)
+
+    world.broker.publish = fail_once  # type: ignore[method-assign, assignment]
+    _, waits = await world.flush()
+    assert len(world.broker.futures) == 2
+    for future in world.broker.futures:
+        future.set_result(None)
+    await turns()
+    assert [wait.done() for wait in waits] == [True, False, True]
+    assert "foreign error" in caplog.text
+    world.publisher.release()
+    await turns()
+    world.broker.futures[2].set_result(None)
+    await turns()
+    assert waits[1].done()
+    assert world.publisher.backlog == 0
