@@ -246,7 +246,8 @@ async def test_what_may_be_published_to_and_not_heard_is_told_apart(opened: Open
                 hearing = asyncio.ensure_future(broker.subscribe([room]))
                 await asyncio.sleep(0)
                 sent += [broker.publish(room, b"behind") for _ in range(2)]
-                heard_of, *outcomes = await asyncio.gather(hearing, *sent, return_exceptions=True)
+                outcomes = await asyncio.gather(*sent, return_exceptions=True)
+                (heard_of,) = await asyncio.gather(hearing, return_exceptions=True)
                 assert type(heard_of) is hears
                 assert [type(outcome) for outcome in outcomes] == [taken] * 4
                 await broker.unsubscribe([room])
