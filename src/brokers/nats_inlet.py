@@ -6,6 +6,7 @@ for each message. That costs several times as much, and the turn is part of ever
 1. A message without headers at the head of what was read is taken here.
 2. Everything else goes to the library, and so does what comes behind it, until the library has read all that it was
    given: nothing overtakes anything.
+3. The pieces of a message wait until it is whole, and are put together once: a large one comes in many.
 """
 
 import asyncio
@@ -40,13 +41,18 @@ class Inlet(asyncio.Protocol):
         self._stream: asyncio.Protocol = stream  # type: ignore[assignment]  # what `open_connection` makes
         self._take = take
         self._lose = lose
-        self._rest = b""  # the beginning of a message
+        self._pieces: list[bytes] = []  # the beginning of a message
+        self._lacking = 0  # bytes before it is worth looking at again
 
     def data_received(self, data: bytes) -> None:
-        """Take what there is (rules 1 and 2)."""
-        if self._rest:
-            data = self._rest + data
-            self._rest = b""
+        """Take what there is (rules 1 to 3)."""
+        if self._pieces:
+            self._pieces.append(data)
+            self._lacking -= len(data)
+            if self._lacking > 0:
+                return
+            data = b"".join(self._pieces)
+            self._pieces.clear()
         if not self._client.all_read:
             self._stream.data_received(data)
             return
@@ -55,15 +61,17 @@ class Inlet(asyncio.Protocol):
         except Exception as exc:  # noqa: BLE001 - whatever keeps from reading ends the link, and says so
             self._lose(exc)
             return
-        head = data[at : at + len(_MESSAGE)]
-        if _MESSAGE.startswith(head):
-            self._rest = data[at:]
+        if at == len(data):
+            return
+        if _MESSAGE.startswith(data[at : at + len(_MESSAGE)]):
+            self._pieces.append(data[at:])
         else:
             self._stream.data_received(data[at:])
 
     def _messages(self, data: bytes) -> int:
         """Take the whole messages at the head; where they end."""
         at = 0
+        self._lacking = 1
         take = self._take
         while data.startswith(_MESSAGE, at):
             line = data.find(_END, at)
@@ -75,6 +83,7 @@ class Inlet(asyncio.Protocol):
             begin = line + len(_END)
             end = begin + int(words[-1])
             if len(data) < end + len(_END):
+                self._lacking = end + len(_END) - len(data)
                 break
             at = end + len(_END)
             take(words[0].decode(), data[begin:end])

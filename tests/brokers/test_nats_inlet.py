@@ -126,6 +126,18 @@ async def test_wherever_it_is_cut_nothing_is_taken_for_something_else() -> None:
         assert library.seen == [seen for _, seen in commands]
 
 
+@pytest.mark.timeout(10)
+async def test_a_large_message_in_many_pieces_costs_as_much_as_its_bytes() -> None:
+    """Rule 3: put together anew with each piece, these would be copied for minutes."""
+    library = Library()
+    sent, seen = _message(bytes(32 << 20), b"")
+    behind, seen_behind = _message(b"behind", b"")
+    data = sent + behind
+    for at in range(0, len(data), 1024):
+        library.inlet.data_received(data[at : at + 1024])
+    assert library.seen == [seen, seen_behind]
+
+
 @pytest.mark.parametrize("broken", [b"MSG a 1\r\n", b"MSG a 1 2 3 4\r\n", b"MSG a 1 many\r\n", b"MSG \xff 1 0\r\n\r\n"])
 async def test_a_broken_message_ends_the_link(broken: bytes) -> None:
     library = Library()
