@@ -57,8 +57,11 @@ class Library:
     async def _process_pong(self) -> None:
         self.seen.append(("pong", b""))
 
-    async def _process_info(self, _info: object) -> None:
+    def _process_info(self, _info: object) -> asyncio.Future[None]:
         self.seen.append(("info", b""))
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done  # the parser of 2.9 does not wait for it
 
 
 def _message(payload: bytes, reply: bytes) -> tuple[bytes, tuple[str, bytes]]:
