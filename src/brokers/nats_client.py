@@ -53,6 +53,11 @@ class _Client(Client):
         return between and not self._way._io_reader._buffer and not self._way.at_eof()  # noqa: SLF001
 
     @property
+    def closing(self) -> bool:
+        """Whether the connection takes nothing any more, known or not to those who read from it."""
+        return self.transport.is_closing()
+
+    @property
     def unwritten(self) -> int:
         """Bytes that the socket has not taken yet."""
         return self.transport.get_write_buffer_size()
@@ -119,6 +124,11 @@ class NatsClient(Protocol):
     @property
     def all_read(self) -> bool:
         """Whether the library has parsed all that its stream was given."""
+        ...
+
+    @property
+    def closing(self) -> bool:
+        """Whether the connection takes nothing any more, known or not to those who read from it."""
         ...
 
     @property

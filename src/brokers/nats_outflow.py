@@ -135,6 +135,8 @@ class Outflow:
             return
         try:
             while self._queue:
+                if self._client.closing:
+                    raise ConnectionResetError("The connection was closed")  # noqa: TRY301 - as what the library raises
                 if self._client.unwritten >= _CHUNK:
                     self._clogged.set()
                     return

@@ -21,6 +21,7 @@ class Socket:
     """The library's client, as far as it is used, and the server behind it."""
 
     def __init__(self) -> None:
+        self.closing = False
         self.unwritten = 0
         self.bound = 1 << 20  # as over TLS, where a drain waits late
         self.sent: list[tuple[str, bytes]] = []  # what the server will handle
@@ -206,6 +207,20 @@ async def test_what_cannot_be_written_ends_the_link(monkeypatch: pytest.MonkeyPa
     outflow.fail(lambda: BrokerUnavailable("gone", broker="nats"), lost[0])
     assert isinstance(future.exception(), PublishUnconfirmed)
     assert isinstance(outflow.publish(Subject("app.room"), b"y").exception(), BrokerUnavailable)
+
+
+async def test_nothing_counts_as_written_to_a_connection_that_is_closed() -> None:
+    """Rule 4: a write finds out that the connection is gone before a read does; what comes then is certainly unsent."""
+    socket, denied = Socket(), set[str]()
+    outflow, lost = outflow_to(socket, denied)
+    written, second, third = (outflow.publish(Subject("app.room"), payload) for payload in (b"1", b"2", b"3"))
+    socket.closing = True
+    await asyncio.sleep(0)
+    assert [type(reason) for reason in lost] == [ConnectionResetError]
+    outflow.fail(lambda: BrokerUnavailable("gone", broker="nats"), lost[0])
+    outcomes = await asyncio.gather(written, second, third, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [PublishUnconfirmed, BrokerUnavailable, BrokerUnavailable]
+    assert [payload for subject, payload in socket.sent if subject != ECHO] == [b"1"]
 
 
 async def test_a_foreign_marker_confirms_nothing() -> None:
