@@ -208,7 +208,7 @@ class Line:
 
     def _write(self) -> None:
         """Write what waits, as far as the socket and the window take it; what is left goes on when they do."""
-        while self._pending and self._gone is None:
+        while self._pending and self._gone is None and not self._transport.is_closing():  # what it takes then is lost
             self._full = len(self._inflight) >= _WINDOW
             if self._full:
                 return

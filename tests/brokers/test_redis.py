@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -185,6 +186,16 @@ async def test_batches_are_written_while_earlier_ones_are_unconfirmed(cluster: C
     assert not any(future.done() for future in futures)
     proxy.resume()
     assert await asyncio.gather(*futures) == [None] * 500
+
+
+async def test_what_a_closed_connection_did_not_take_is_unsent(cluster: Cluster) -> None:
+    """Rule 5, before the loss is noticed: who is told that nothing was sent may send it again."""
+    node = await cluster.node()
+    link: Any = node.broker
+    link._link._tells._transport.abort()  # pyright: ignore[reportPrivateUsage]
+    futures = [send(node.broker, ROOM, b"%d" % number) for number in range(3)]
+    errors = await asyncio.gather(*futures, return_exceptions=True)
+    assert [type(error) for error in errors] == [BrokerUnavailable] * 3
 
 
 async def test_many_subjects_are_subscribed_restored_and_unsubscribed(cluster: Cluster) -> None:
