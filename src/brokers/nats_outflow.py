@@ -117,10 +117,9 @@ class Outflow:
 
     async def keep_writing(self) -> None:
         """Write on whenever the socket has taken what it was given (rule 2)."""
-        self._client.bound_unwritten(_CHUNK // 4)  # well below what clogs it: else this would never wait
         while True:
             await self._clogged.wait()
-            await self._client.drain()
+            await self._client.drain_to(_CHUNK // 4)  # well below what clogs it: else this would never wait
             self._clogged.clear()
             self._write()
 

@@ -193,12 +193,23 @@ async def test_tls_with_a_private_authority(opened: Opened, secured: tuple[NatsS
 
 
 @pytest.mark.timeout(10)
+async def test_a_server_that_reads_late_stops_nobody(opened: Opened) -> None:
+    """`writelines` of some releases of CPython makes nobody wait: the loop must go on."""
+    async with NatsServer() as server:
+        await late(server, await opened(server.url))
+
+
+@pytest.mark.timeout(10)
 async def test_a_server_that_reads_late_over_tls_stops_nobody(
     opened: Opened, secured: tuple[NatsServer, str, Mapping[str, str]]
 ) -> None:
     """Of what waits, a TLS transport counts less, and makes nobody wait where TCP does: the loop must go on."""
     server, url, trusted = secured
-    broker = await opened(url, trusted)
+    await late(server, await opened(url, trusted))
+
+
+async def late(server: NatsServer, broker: NatsBroker) -> None:
+    """Publish more than a halted server takes, and let it go on."""
     subject = Subject(f"{broker._config.prefix}.room")
     await broker.subscribe([subject])
     server.stop()

@@ -23,7 +23,6 @@ class Socket:
     def __init__(self) -> None:
         self.closing = False
         self.unwritten = 0
-        self.bound = 1 << 20  # as over TLS, where a drain waits late
         self.sent: list[tuple[str, bytes]] = []  # what the server will handle
         self.writes = 0
         self.free = asyncio.Event()
@@ -39,11 +38,8 @@ class Socket:
             self.sent.append((head[1].decode(), commands[head.end() : end]))
             at = end + 2
 
-    def bound_unwritten(self, size: int) -> None:
-        self.bound = size
-
-    async def drain(self) -> None:
-        if self.unwritten <= self.bound:
+    async def drain_to(self, size: int) -> None:
+        if self.unwritten <= size:
             return
         await self.free.wait()
         self.free.clear()
