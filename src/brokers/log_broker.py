@@ -2,7 +2,7 @@
 
 What does is a *driver*: it makes links. A link is one life of the connection: it knows how each stream was found,
 reads from given places on, appends, and is lost once. This module keeps what outlives it: the subjects, the places,
-what was read and waits, and the task that makes the next link.
+what was read and waits. When the next link is made: `lifecycle`.
 
 A node reads every stream whole and picks its subjects here. So `subscribe` changes a set and is a barrier at once:
 whatever is appended later is read later.
@@ -15,7 +15,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from roomcast.brokers.attempts import keep
+from roomcast.brokers.lifecycle import Lifecycle
 from roomcast.brokers.log_places import Place, Places, View
 from roomcast.brokers.log_settings import PARAMETERS, LogSettings, log_settings, stream_of
 from roomcast.core.backlog import Backlog
@@ -198,9 +198,16 @@ class LogBroker:
         self._intake = Intake(config, settings, self._backlog)
         self._streams = settings.streams
         self._began: Sequence[View] = ()
-        self._link: LogLink | None = None
-        self._keeper: asyncio.Task[Any] | None = None
-        self._closed = False
+        self._life = Lifecycle[LogLink](
+            driver.name,
+            lambda: f"the log at {driver.address}",
+            self._backlog,
+            connect=self._connect,
+            flush=self._flush,
+            drop=self._drop,
+            longest=_LONGEST_DELAY,
+            restored=Gap("reconnected", missed=0),
+        )
         order: Order = "total" if settings.streams == 1 else "subject"
         self.guarantees = Guarantees(order=order, confirmed=True, max_payload=config.max_payload)
 
@@ -216,42 +223,11 @@ class LogBroker:
 
     async def start(self) -> None:
         """Connect, or raise `BrokerUnavailable`, or `ConfigurationError` when the log has other settings (rule 1)."""
-        self._check_open()
-        if self._keeper is not None:
-            return
-        self._keeper = connecting = asyncio.create_task(self._connect(), name=f"roomcast-{self._driver.name}-start")
-        try:
-            link = await connecting
-        except asyncio.CancelledError as exc:
-            await self._drop(self._link)  # made, but not in time for whoever waited for it
-            task = asyncio.current_task()
-            if self._closed and task is not None and not task.cancelling():  # rule 11: aclose ended it
-                raise self._error(BrokerClosed) from exc
-            raise
-        finally:
-            self._keeper = None
-        if self._closed:
-            await self._drop(link)
-            raise self._error(BrokerClosed)
-        keeping = keep(link, self._connect, self._drop, self._restored, longest=_LONGEST_DELAY)
-        self._keeper = asyncio.create_task(keeping, name=f"roomcast-{self._driver.name}-link")
+        await self._life.start()
 
     async def aclose(self) -> None:
         """Flush what was accepted, for a second at most, then disconnect; the log stays (rule 11)."""
-        if self._closed:
-            return
-        self._closed = True
-        self._backlog.wake()
-        link, self._link = self._link, None
-        try:
-            if link is not None:
-                await link.flush(_FLUSH)
-        finally:
-            if (keeper := self._keeper) is not None:
-                keeper.cancel()
-            await self._drop(link)
-            if keeper is not None:
-                await asyncio.gather(keeper, return_exceptions=True)
+        await self._life.aclose()
 
     async def delete(self) -> None:
         """Delete the log from the server, before `start`: for tests, and for operators who want other settings."""
@@ -261,8 +237,8 @@ class LogBroker:
     def publish(self, subject: Subject, payload: bytes, /, *, once: Once | None = None) -> Appending:
         """Append one entry, in the order of the calls; resolves once the log has it (rules 4, 5)."""
         error: BrokerError
-        if (link := self._link) is None:
-            error = self._error(BrokerClosed if self._closed else BrokerUnavailable)
+        if (link := self._life.link) is None:
+            error = self._life.no_link()
         elif len(payload) > (limit := min(self.guarantees.max_payload, link.max_payload)):
             error = PayloadTooLarge(size=len(payload), limit=limit, broker=self._driver.name)
         else:
@@ -275,8 +251,7 @@ class LogBroker:
         """Deliver these subjects from now on (rule 2)."""
         self._check_open()
         self._intake.subjects.update(subjects)
-        if self._link is None:
-            raise self._error(BrokerUnavailable)
+        self._life.require()
 
     async def unsubscribe(self, subjects: Collection[Subject], /) -> None:
         """Pass these subjects over from now on (rule 3)."""
@@ -289,8 +264,7 @@ class LogBroker:
     async def replay(self, seconds: float, /) -> AsyncIterator[Sequence[Delivery]]:
         """See `Log.replay`; a log of several streams is replayed one stream after the other."""
         for stream, view in enumerate(self._began):
-            if (link := self._link) is None:
-                raise self._error(BrokerClosed if self._closed else BrokerUnavailable)
+            link = self._life.require()
             if link.views[stream].end.epoch != view.end.epoch:
                 text = "The log is another one than at the start: what it held then is gone."
                 raise ReplayUnavailable(text, reason="epoch_changed")
@@ -306,44 +280,29 @@ class LogBroker:
         link = await self._driver.dial(self._intake, self._on_lost)
         if link.over.is_set():
             await link.aclose()
-            raise self._error(BrokerUnavailable)
-        again = bool(self._began)
+            raise self._life.no_link()
         gaps = self._intake.places.resume(link.views)
-        if not again:
+        if not self._began:
             self._began = link.views
-        else:
-            self._backlog.gap(Gap("reconnected", missed=0))
+        self._life.use(link)
         for gap in gaps:
             self._backlog.gap(gap)
-        self._link = link
         link.carry()
         return link
 
-    async def _drop(self, link: LogLink | None) -> None:
+    async def _flush(self, link: LogLink) -> None:
+        await link.flush(_FLUSH)
+
+    async def _drop(self, link: LogLink) -> None:
         """End a link on purpose, and wait until nothing of it is left."""
-        if link is None:
-            return
-        if self._link is link:
-            self._link = None
-        link.end(BrokerClosed if self._closed else BrokerUnavailable)
+        link.end(BrokerClosed if self._life.closed else BrokerUnavailable)
         await link.aclose()
 
-    def _restored(self) -> None:
-        _logger.info("The link to the log at %s is restored.", self._driver.address)
-
     def _on_lost(self, link: LogLink, cause: Exception) -> None:
-        if self._link is link:
-            self._link = None
-            _logger.warning("The link to the log at %s is lost: %s", self._driver.address, cause)
-            self._backlog.gap(Gap("disconnected", ongoing=True))
+        self._life.lost(link, cause)
 
     def _check_open(self) -> None:
-        if self._closed:
-            raise self._error(BrokerClosed)
-
-    def _error(self, kind: type[BrokerError]) -> BrokerError:
-        text = "The broker is closed." if kind is BrokerClosed else f"There is no link to {self._driver.address} now."
-        return kind(text, broker=self._driver.name)
+        self._life.check_open()
 
 
 def failed(future: "asyncio.Future[Any]", error: Exception, cause: BaseException | None = None) -> None:

@@ -1,13 +1,12 @@
 """The broker over core NATS: `nats://` and `tls://`, one or several servers separated by commas.
 
 A subject is a NATS subject, verbatim. The connection is `nats_link.Link`; this module reads the URL and keeps
-what outlives a link: the subjects, what was received, and the task that makes the next link, to the same server or
-to the next one (`nats_servers`). How a subscription holds in a whole cluster: `nats_reach`.
+what outlives a link: the subjects and what was received. When the next link is made: `lifecycle`; to the same server
+or to the next one: `nats_servers`. How a subscription holds in a whole cluster: `nats_reach`.
 """
 
 import asyncio
 import importlib.util
-import logging
 import re
 import ssl
 from collections import UserString
@@ -18,28 +17,24 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from roomcast.brokers.attempts import each_once, keep
+from roomcast.brokers.attempts import each_once
+from roomcast.brokers.lifecycle import Lifecycle
 from roomcast.brokers.nats_link import Link
 from roomcast.brokers.nats_outflow import Publishing
 from roomcast.brokers.nats_servers import Servers
 from roomcast.core.arrivals import Arrivals
 from roomcast.core.broker import BrokerConfig, Delivery, Gap, Guarantees, Log, Order, Subject
 from roomcast.core.errors import (
-    BrokerClosed,
     BrokerError,
     BrokerUnavailable,
     ConfigurationError,
     PayloadTooLarge,
 )
 
-_logger = logging.getLogger(__name__)
-
 _FLUSH = 1.0
 """Seconds that `aclose` waits for the confirmation of what was accepted."""
 _LONGEST_DELAY = 0.3
 """Seconds between attempts to reconnect, at most; peers wait for the last one back."""
-_TIDY = 2.0
-"""Seconds that a cancelled task gets to tidy up before it is cancelled again."""
 _JWT = re.compile(r"-BEGIN NATS USER JWT-+\s+([\w-]+\.[\w-]+\.[\w-]+)\s", re.ASCII)
 _SEED = re.compile(r"^[ \t]*(SU[A-Z2-7]{56})[ \t\r]*$", re.MULTILINE)
 
@@ -66,57 +61,31 @@ class NatsBroker:
         self._gossip = flag(config.parameters, "gossip", default="1")
         self._subjects: dict[Subject, None] = {}
         self._arrivals = Arrivals(config.buffer, self._check_open)
-        self._link: Link | None = None
-        self._keeper: asyncio.Task[Any] | None = None
-        self._closed = False
-        self._gone = asyncio.Event()
+        self._life = Lifecycle[Link](
+            "nats",
+            lambda: f"NATS at {self._server.url}",
+            self._arrivals,
+            connect=self._connect,
+            flush=self._flush,
+            drop=Link.aclose,
+            longest=_LONGEST_DELAY,
+        )
         self.guarantees = Guarantees(order="publisher", confirmed=True, max_payload=config.max_payload)
 
     async def start(self) -> None:
         """Connect to one of the servers, or raise `BrokerUnavailable` (rule 1)."""
-        self._check_open()
-        if self._keeper is not None:
-            return
-        self._keeper = connecting = asyncio.create_task(self._connect(), name="roomcast-nats-start")
-        try:
-            await asyncio.wait((connecting,))
-        finally:
-            await _end(connecting)
-            self._keeper = None
-        self._check_open()  # rule 11: aclose ends a start
-        keeping = keep(connecting.result(), self._connect, self._drop, self._restored, longest=_LONGEST_DELAY)
-        self._keeper = asyncio.create_task(keeping, name="roomcast-nats")
+        await self._life.start()
 
     async def aclose(self) -> None:
         """Flush and disconnect; blocked calls raise `BrokerClosed` (rule 11)."""
-        if self._closed:
-            await self._gone.wait()
-            return
-        self._closed = True
-        try:
-            if self._link is not None:
-                await self._link.flush(_FLUSH)
-        finally:
-            if self._keeper is not None:
-                self._keeper.cancel()
-            link, self._link = self._link, None
-            self._arrivals.wake()
-            try:
-                if self._keeper is not None:
-                    await _end(self._keeper)
-                if link is not None:
-                    await link.aclose()
-            finally:
-                self._gone.set()
+        await self._life.aclose()
 
     def publish(self, subject: Subject, payload: bytes, /) -> Publishing:
         """Send one payload; resolves once the server has handled it (rules 4 and 5)."""
         limit = self.guarantees.max_payload
         error: BrokerError
-        if self._closed:
-            error = self._closed_error()
-        elif (link := self._link) is None:
-            error = self._down_error()
+        if (link := self._life.link) is None:
+            error = self._life.no_link()
         elif len(payload) > min(limit, link.max_payload):
             error = PayloadTooLarge(size=len(payload), limit=min(limit, link.max_payload), broker="nats")
         else:
@@ -134,15 +103,14 @@ class NatsBroker:
         self._check_open()
         subjects = tuple(subjects)
         self._subjects.update(dict.fromkeys(subjects))
-        if (link := self._link) is None:
-            raise self._down_error()
+        link = self._life.require()
         if not subjects:
             return
         try:
             refused = await link.subscribe(subjects)
         except BrokerUnavailable as exc:
-            if self._closed:
-                raise self._closed_error() from exc
+            if self._life.closed:
+                raise self._life.no_link() from exc
             raise
         await link.unsubscribe([subject for subject in subjects if subject not in self._subjects])
         if refused:
@@ -154,8 +122,8 @@ class NatsBroker:
         """Stop hearing these subjects (rule 3)."""
         for subject in subjects:
             self._subjects.pop(subject, None)
-        if self._link is not None:
-            await self._link.unsubscribe(subjects)
+        if (link := self._life.link) is not None:
+            await link.unsubscribe(subjects)
 
     async def receive(self) -> Sequence[Delivery | Gap]:
         """All that has arrived, at least one event (rule 7)."""
@@ -167,8 +135,11 @@ class NatsBroker:
         limit = min(self._config.max_payload, link.max_payload)
         order: Order = "publisher" if link.ordered else "subject"
         self.guarantees = replace(self.guarantees, order=order, max_payload=limit, barrier=link.scope)
-        self._link = link
+        self._life.use(link)
         return link
+
+    async def _flush(self, link: Link) -> None:
+        await link.flush(_FLUSH)
 
     async def _open(self, timeout: float) -> Link:
         """A link to the next server, with all subjects heard."""
@@ -207,44 +178,15 @@ class NatsBroker:
         except ConfigurationError as exc:
             raise BrokerUnavailable(str(exc), broker="nats") from exc
 
-    async def _drop(self, link: Link) -> None:
-        if self._link is link:
-            self._link = None
-        await link.aclose()
-
-    def _restored(self) -> None:
-        self._arrivals.gap(Gap("reconnected"))
-        _logger.info("Connected to NATS again, at %s.", self._server.url)
-
     def _on_lost(self, link: Link, reason: Exception) -> None:
-        if link is not self._link:
-            return
-        self._link = None
-        self._learn(link)
-        self._arrivals.gap(Gap("disconnected", ongoing=True))
-        _logger.warning("The connection to NATS at %s was lost: %s", self._server.url, reason)
+        if self._life.lost(link, reason):
+            self._learn(link)
 
     def _deliver(self, subject: Subject, payload: bytes) -> None:
         self._arrivals.put(Delivery(subject, payload))
 
     def _check_open(self) -> None:
-        if self._closed:
-            raise self._closed_error()
-
-    def _closed_error(self) -> BrokerClosed:
-        return BrokerClosed("The NATS broker is closed.", broker="nats")
-
-    def _down_error(self) -> BrokerUnavailable:
-        return BrokerUnavailable("NATS is not connected.", broker="nats")
-
-
-async def _end(task: "asyncio.Task[Any]") -> None:
-    """Cancel a task, again if need be: `wait_for` of CPython 3.11, in the library, can swallow a cancellation."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait((task,), timeout=_TIDY)
-    if not task.cancelled():
-        task.exception()  # seen: whoever ends a task has no use for it
+        self._life.check_open()
 
 
 def _refusal(refused: Collection[Subject]) -> ConfigurationError:

@@ -21,17 +21,17 @@ during an alarm every publish fails at once with `BrokerUnavailable`, and none h
 
 import asyncio
 import contextlib
-import logging
 import random
 import secrets
 import ssl
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 from urllib.parse import parse_qsl
 
-from roomcast.brokers.attempts import cancelling, each_once, keep
-from roomcast.brokers.rabbitmq_link import Confirm, Link, closed, fail, translated
+from roomcast.brokers.attempts import cancelling, each_once
+from roomcast.brokers.lifecycle import Lifecycle
+from roomcast.brokers.rabbitmq_link import Confirm, Link, fail, translated
 from roomcast.brokers.rabbitmq_servers import servers
 from roomcast.core.arrivals import Arrivals
 from roomcast.core.broker import BrokerConfig, Delivery, Gap, Guarantees, Log, Position, Subject
@@ -46,8 +46,6 @@ from roomcast.core.errors import (
 _PARTITIONS = 256  # binds take 0.1 ms each, pipelined, on one server and more in a cluster: no bind per room
 _READ_LIMIT = 256 * 1024  # bytes read ahead; holds more than one AMQP frame
 _LONGEST_DELAY = 0.3  # seconds between two attempts to reconnect, at most
-
-_log = logging.getLogger(__name__)
 
 
 class RabbitBroker:
@@ -67,53 +65,26 @@ class RabbitBroker:
         self._tls = tls_context(options) if config.url.startswith("amqps:") else None
         self._subjects: set[Subject] = set()
         self._arrivals = Arrivals(config.buffer, self._check_open)
-        self._link: Link | None = None
-        self._keeper: asyncio.Task[Any] | None = None
-        self._was_lost = False
-        self._closed = False
-        self._gone = asyncio.Event()
+        self._life = Lifecycle[Link](
+            "amqp",
+            lambda: f"RabbitMQ at {self._server}",
+            self._arrivals,
+            connect=self._connect,
+            flush=Link.finish,
+            drop=self._drop,
+            longest=_LONGEST_DELAY,
+        )
         self.guarantees = Guarantees(
             order="publisher", confirmed=True, max_payload=config.max_payload, partitions=_PARTITIONS
         )
 
     async def start(self) -> None:
         """Connect (rule 1); what no retry mends, such as a wrong password, is a `ConfigurationError`."""
-        self._check_open()
-        if self._keeper is not None:
-            return
-        self._keeper = connecting = asyncio.create_task(self._connect(), name="roomcast-rabbitmq-start")
-        try:
-            await asyncio.wait((connecting,))
-        finally:
-            self._keeper = None
-            connecting.cancel()
-            await asyncio.gather(connecting, return_exceptions=True)
-            if self._closed or cancelling():
-                await self._drop(self._link)
-        self._check_open()  # rule 11: aclose ends a start
-        keeping = keep(connecting.result(), self._connect, self._drop, self._restored, longest=_LONGEST_DELAY)
-        self._keeper = asyncio.create_task(keeping, name="roomcast-rabbitmq-link")
+        await self._life.start()
 
     async def aclose(self) -> None:
         """Flush, delete the queue, disconnect; blocked calls raise `BrokerClosed` (rule 11)."""
-        if self._closed:
-            await self._gone.wait()
-            return
-        self._closed = True
-        self._arrivals.wake()
-        link, self._link = self._link, None
-        try:
-            if link is not None:
-                await link.finish()
-        finally:
-            if self._keeper is not None:
-                self._keeper.cancel()
-            try:
-                await self._drop(link)
-                if self._keeper is not None:
-                    await asyncio.gather(self._keeper, return_exceptions=True)
-            finally:
-                self._gone.set()
+        await self._life.aclose()
 
     def publish(self, subject: Subject, payload: bytes, /) -> asyncio.Future[Position | None]:
         """Send one message; the future is done when the server has confirmed it (rules 4 and 5).
@@ -121,13 +92,11 @@ class RabbitBroker:
         Many messages may be unconfirmed at once. A message stays pending until its confirm comes or the link
         is lost, which the watchdog decides within two heartbeats of silence.
         """
-        if (link := self._link) is not None and len(payload) <= self.guarantees.max_payload:
+        if (link := self._life.link) is not None and len(payload) <= self.guarantees.max_payload:
             return link.publish(subject, payload)
         failed: Confirm = asyncio.get_running_loop().create_future()
-        if self._closed:
-            fail(failed, closed())
-        elif link is None:
-            fail(failed, self._unavailable())
+        if link is None:
+            fail(failed, self._life.no_link())
         else:
             fail(failed, PayloadTooLarge(size=len(payload), limit=self.guarantees.max_payload, broker="amqp"))
         return failed
@@ -136,16 +105,14 @@ class RabbitBroker:
         """Hear these subjects; returns when the server has bound them (rule 2)."""
         self._check_open()
         self._subjects.update(subjects)
-        if self._link is None:
-            raise self._unavailable()
-        await self._link.bind(subjects)
+        await self._life.require().bind(subjects)
 
     async def unsubscribe(self, subjects: Collection[Subject], /) -> None:
         """Stop hearing these subjects (rule 3)."""
         self._subjects.difference_update(subjects)
-        if self._link is not None:
+        if (link := self._life.link) is not None:
             with contextlib.suppress(BrokerUnavailable, BrokerClosed):  # the next life binds without them
-                await self._link.unbind(subjects)
+                await link.unbind(subjects)
 
     async def receive(self) -> Sequence[Delivery | Gap]:
         """All that has arrived, at least one event (rule 7)."""
@@ -179,9 +146,7 @@ class RabbitBroker:
             if isinstance(exc, RoomcastError) or not (foreign or isinstance(exc, Exception)):
                 raise
             raise translated(exc, f"RabbitMQ at {self._server}", self._config, timeout) from exc
-        if self._was_lost:
-            self._arrivals.gap(Gap("reconnected"))
-        self._link = link
+        self._life.use(link)
         self.guarantees = replace(self.guarantees, barrier=link.scope)
         link.carry(self._arrivals.put, self._on_lost, self._config.heartbeat)
         return link
@@ -191,34 +156,16 @@ class RabbitBroker:
         streams = await asyncio.open_connection(server.host, server.port, ssl=self._tls, limit=_READ_LIMIT)
         return Link(streams, server.url, self._config)
 
-    async def _drop(self, link: Link | None) -> None:
+    async def _drop(self, link: Link) -> None:
         """End a link on purpose, and wait until nothing of it is left."""
-        if link is None:
-            return
-        if self._link is link:
-            self._link = None
-        link.end(BrokerClosed if self._closed else BrokerUnavailable)
+        link.end(BrokerClosed if self._life.closed else BrokerUnavailable)
         await link.aclose()
 
-    def _restored(self) -> None:
-        _log.info("The link to RabbitMQ is up again, at %s.", self._server)
-
     def _on_lost(self, link: Link) -> None:
-        if self._link is link:  # else aclose took it
-            self._link = None
-            self._was_lost = True
-            _log.warning("The link to RabbitMQ at %s was lost: %s.", self._server, link.why)
-            self._arrivals.gap(Gap("disconnected", ongoing=True))
+        self._life.lost(link, link.why)
 
     def _check_open(self) -> None:
-        if self._closed:
-            raise closed()
-
-    def _unavailable(self) -> BrokerUnavailable:
-        return BrokerUnavailable(
-            "There is no link to RabbitMQ now: start() comes first; a lost link is being made again.",
-            broker="amqp",
-        )
+        self._life.check_open()
 
 
 def tls_context(options: Mapping[str, str]) -> ssl.SSLContext:

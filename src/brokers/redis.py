@@ -2,32 +2,28 @@
 
 A subject is a Redis channel, verbatim. What goes out is packed by hand at the call, which fixes the order
 (rule 4), and written in large batches while earlier ones are still unconfirmed. The two connections below
-are `redis_link.Link`; this module keeps what outlives a link: the subjects, what was received, and the task
-that makes the next one.
+are `redis_link.Link`; this module keeps what outlives a link: the subjects and what was received. When the next one
+is made: `lifecycle`.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
-from roomcast.brokers.attempts import keep
+from roomcast.brokers.lifecycle import Lifecycle
 from roomcast.brokers.redis_link import Link
 from roomcast.brokers.redis_servers import TLS_PARAMETERS, endpoint
 from roomcast.core.arrivals import Arrivals
 from roomcast.core.broker import BrokerConfig, Delivery, Gap, Guarantees, Log, Subject
 from roomcast.core.errors import (
-    BrokerClosed,
     BrokerError,
     BrokerUnavailable,
     ConfigurationError,
     PayloadTooLarge,
     PublishUnconfirmed,
 )
-
-_logger = logging.getLogger(__name__)
 
 _LARGEST = 512 * 1024 * 1024
 """Bytes: what Redis carries in one string, whatever the configuration asks for."""
@@ -134,9 +130,15 @@ class RedisBroker:
         self._way: Way = self._way_of(config)
         self._names: dict[bytes, Subject] = {}  # the subjects to hear, by channel
         self._arrivals = Arrivals(config.buffer, self._check_open)
-        self._link: Carrier | None = None
-        self._keeper: asyncio.Task[Any] | None = None
-        self._closed = False
+        self._life = Lifecycle[Carrier](
+            "redis",
+            lambda: f"Redis at {self._way.address}",
+            self._arrivals,
+            connect=self._connect,
+            flush=self._flush,
+            drop=self._drop,
+            longest=_LONGEST_DELAY,
+        )
         limit = min(config.max_payload, _LARGEST)
         self.guarantees = Guarantees(order="publisher", confirmed=True, max_payload=limit)
 
@@ -146,47 +148,17 @@ class RedisBroker:
 
     async def start(self) -> None:
         """Connect, or raise `BrokerUnavailable`, or `ConfigurationError` when Redis refuses this user."""
-        self._check_open()
-        if self._keeper is not None:
-            return
-        self._keeper = connecting = asyncio.create_task(self._connect(), name="roomcast-redis-start")
-        try:
-            link = await connecting
-        except asyncio.CancelledError as exc:
-            await self._drop(self._link)  # made, but not in time for whoever waited for it
-            task = asyncio.current_task()
-            if self._closed and task is not None and not task.cancelling():  # rule 11: aclose ended it
-                raise self._closed_error() from exc
-            raise
-        finally:
-            self._keeper = None
-        if self._closed:
-            raise self._closed_error()
-        keeping = keep(link, self._connect, self._drop, self._restored, longest=_LONGEST_DELAY)
-        self._keeper = asyncio.create_task(keeping, name="roomcast-redis-link")
+        await self._life.start()
 
     async def aclose(self) -> None:
         """Flush what was accepted, for a second at most, then disconnect (rule 11)."""
-        if self._closed:
-            return
-        self._closed = True
-        self._arrivals.wake()
-        link, self._link = self._link, None
-        try:
-            if link is not None:
-                await link.flush(_FLUSH)
-        finally:
-            if (keeper := self._keeper) is not None:
-                keeper.cancel()
-            await self._drop(link)
-            if keeper is not None:
-                await asyncio.gather(keeper, return_exceptions=True)
+        await self._life.aclose()
 
     def publish(self, subject: Subject, payload: bytes, /) -> asyncio.Future[None]:
         """Queue one PUBLISH, in the order of the calls; the future resolves with the reply (rules 4, 5)."""
-        link = self._link
+        link = self._life.link
         if link is None:
-            return _failed(self._closed_error() if self._closed else self._unavailable_error())
+            return _failed(self._life.no_link())
         size = len(payload)
         if size > self.guarantees.max_payload:
             limit = self.guarantees.max_payload
@@ -198,8 +170,7 @@ class RedisBroker:
         self._check_open()
         channels = {subject.encode(): subject for subject in subjects}
         self._names.update(channels)
-        if (link := self._link) is None:
-            raise self._unavailable_error()
+        link = self._life.require()
         try:
             await link.subscribe(channels)
         except ConfigurationError:
@@ -213,7 +184,7 @@ class RedisBroker:
         channels = {subject.encode() for subject in subjects}
         for channel in channels:
             self._names.pop(channel, None)
-        if (link := self._link) is not None:
+        if (link := self._life.link) is not None:
             with suppress(BrokerUnavailable):  # the next link will not know them
                 await link.unsubscribe(channels)
 
@@ -233,18 +204,17 @@ class RedisBroker:
         except BaseException:
             await self._drop(link)
             raise
-        self._link = link
+        self._life.use(link)
         return link
 
-    async def _drop(self, link: Carrier | None) -> None:
+    async def _flush(self, link: Carrier) -> None:
+        await link.flush(_FLUSH)
+
+    async def _drop(self, link: Carrier) -> None:
         """End a link on purpose, and wait until nothing of it is left."""
-        if link is None:
-            return
-        if self._link is link:
-            self._link = None
         link.end(
             lambda: PublishUnconfirmed("Closed before Redis confirmed the message.", broker="redis"),
-            self._closed_error if self._closed else self._unavailable_error,
+            self._life.no_link,
         )
         await link.aclose()
 
@@ -257,17 +227,10 @@ class RedisBroker:
             await link.unsubscribe(stale)
             heard = (heard | fresh) - stale
         if link.over.is_set():
-            raise self._unavailable_error()
-
-    def _restored(self) -> None:
-        _logger.info("The link to Redis at %s is restored.", self._way.address)
-        self._arrivals.gap(Gap("reconnected"))
+            raise self._life.no_link()
 
     def _lost(self, link: Carrier, cause: Exception) -> None:
-        if self._link is link:
-            self._link = None
-            _logger.warning("The link to Redis at %s is lost: %s", self._way.address, cause)
-            self._arrivals.gap(Gap("disconnected", ongoing=True))
+        self._life.lost(link, cause)
 
     def _deliver(self, channel: bytes, payload: bytes) -> None:
         subject = self._names.get(channel)
@@ -276,14 +239,7 @@ class RedisBroker:
         self._arrivals.put(Delivery(subject, payload))
 
     def _check_open(self) -> None:
-        if self._closed:
-            raise self._closed_error()
-
-    def _closed_error(self) -> BrokerClosed:
-        return BrokerClosed("The Redis broker is closed.", broker="redis")
-
-    def _unavailable_error(self) -> BrokerUnavailable:
-        return BrokerUnavailable(f"There is no link to Redis at {self._way.address} now.", broker="redis")
+        self._life.check_open()
 
 
 def _failed(error: BrokerError) -> asyncio.Future[None]:

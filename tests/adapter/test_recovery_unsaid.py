@@ -177,7 +177,7 @@ async def test_who_was_given_back_what_was_known_before_is_cut_when_there_was_mo
     """Another node has taken it before it could be said."""
     one, two = await home.nodes()
     client = await home.client(one)
-    refusing.on, refusing.only = True, one.inside._node._broker._link
+    refusing.on, refusing.only = True, one.inside._node._broker._life.link
     await one.sio.enter_room(client.sid, "late")
     await refusing.again()
     await client.walk_out()

@@ -305,9 +305,9 @@ async def test_foreign_headers_do_no_harm(opened: Opened, nats_url: str, header:
 
 async def test_foreign_bytes_on_the_echo_do_no_harm(opened: Opened, nats_url: str) -> None:
     broker, other = await opened(nats_url), await opened(nats_url)
-    assert broker._link is not None
+    assert broker._life.link is not None
     for payload in (b"", b"\xff", b"999999", b"x" * 1000):
-        await other.publish(broker._link._echo, payload)
+        await other.publish(broker._life.link._echo, payload)
     await works(broker)
 
 
@@ -315,7 +315,7 @@ async def test_what_was_not_written_failed_definitely(opened: Opened, nats_url: 
     broker = await opened(nats_url)
     subject = Subject(f"{broker._config.prefix}.room")
     await broker.subscribe([subject])
-    link = broker._link
+    link = broker._life.link
     assert link is not None
     early = broker.publish(subject, b"early")  # the first one of a turn is written at once, the others at its end
     late = broker.publish(subject, b"late")
@@ -347,10 +347,10 @@ async def test_a_hundred_subjects_share_one_queue_and_keep_none_of_their_own(ope
 async def test_one_marker_confirms_many_publishes(opened: Opened, nats_url: str) -> None:
     broker = await opened(nats_url)
     subject = Subject(f"{broker._config.prefix}.room")
-    assert broker._link is not None
-    before = broker._link._markers
+    assert broker._life.link is not None
+    before = broker._life.link._markers
     await asyncio.gather(*(broker.publish(subject, b"x") for _ in range(5000)))
-    assert 0 < broker._link._markers - before <= 50
+    assert 0 < broker._life.link._markers - before <= 50
 
 
 async def test_subscriptions_have_no_task_of_their_own(opened: Opened, nats_url: str) -> None:

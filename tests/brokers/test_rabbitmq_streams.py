@@ -209,7 +209,7 @@ async def test_a_link_that_cannot_ask_what_was_trimmed_is_lost_and_the_next_one_
         raise TimeoutError
 
     broker: Any = near.broker
-    broker._link._survey.first = silence
+    broker._life.link._survey.first = silence
     sent = [*await fill(far, subject, 7), b"end"]
     await far.broker.publish(subject, b"end")
     events = await near.hear_payload(b"end")

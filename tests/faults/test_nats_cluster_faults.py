@@ -188,7 +188,7 @@ async def test_a_leaf_node_counts_as_another_server(pair: Pair, tmp_path: Path) 
         async with NatsServer("-c", str(leaf_config)) as leaf:
             await until(lambda: proxy.open > 0, what="the leaf node to connect")
             far = await pair.cluster.node(url=leaf.url)
-            link = inside(near)._link
+            link = inside(near)._life.link
             assert link is not None
             await until(lambda: link._reach is not None and link._reach.beyond, what="the leaf node to be seen")
             proxy.delay = LATENCY

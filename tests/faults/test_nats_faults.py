@@ -146,8 +146,8 @@ async def test_a_read_loop_that_dies_is_noticed_at_once(cluster: Cluster) -> Non
     (subject,) = cluster.subjects(1)
     await node.broker.subscribe([subject])
     broker = inside(node)
-    assert broker._link is not None
-    client = broker._link._client
+    assert broker._life.link is not None
+    client = broker._life.link._client
     reader: asyncio.Task[None] = vars(client)["_reading_task"]
     reader.cancel()
     events = await node.hear_gap("reconnected")
@@ -171,8 +171,8 @@ async def test_deafness_is_noticed_by_the_echo(cluster: Cluster, monkeypatch: py
     (subject,) = cluster.subjects(1)
     await node.broker.subscribe([subject])
     broker = inside(node)
-    assert broker._link is not None
-    client = vars(broker._link)["_client"]
+    assert broker._life.link is not None
+    client = vars(broker._life.link)["_client"]
     gave_up: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
     gave_up.cancel()
     started = time.monotonic()

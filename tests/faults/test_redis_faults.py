@@ -150,7 +150,7 @@ async def test_a_killed_connection_is_a_lost_link_and_both_are_made_anew(
 
 
 def can_publish(node: Node) -> bool:
-    return node.broker._link is not None  # type: ignore[attr-defined]
+    return node.broker._life.link is not None  # type: ignore[attr-defined]
 
 
 async def test_a_reset_leaves_the_written_unconfirmed_and_the_unwritten_never_sent(
@@ -318,7 +318,7 @@ async def test_a_server_that_sends_and_does_not_answer_is_found_out(cluster: Clu
     (subject,) = cluster.subjects(1)
     await node.broker.subscribe([subject])
     link: Any = node.broker
-    hears = link._link._hears
+    hears = link._life.link._hears
     swallowed = mock.Mock()
     hears._transport.write = swallowed  # what we ask does not arrive any more; the other line is whole
 

@@ -17,8 +17,8 @@ def subjects_are_not_restored(_real: Any) -> Any:
 
 def a_lost_link_is_kept_secret(_real: Any) -> Any:
     def lost(self: Any, link: Any, _cause: Exception) -> None:
-        if self._link is link:
-            self._link = None
+        if self._life.link is link:
+            self._life.link = None
 
     return lost
 
@@ -27,8 +27,7 @@ def a_new_link_to_redis_is_told_too_early(real: Any) -> Any:
     """Before its subjects are heard again."""
 
     async def restore(self: Any, link: Any) -> None:
-        self._link = link
-        self._restored()
+        self._life.use(link)
         await real(self, link)
 
     return restore

@@ -198,7 +198,7 @@ class ClientServers:
         return all(link.idle for link in self.network.of(node.name)) and not self.buffered(node)
 
     def outage(self, node: SimProcess) -> object | None:
-        return self.network.made if _inner(node)._link is None else None
+        return self.network.made if _inner(node)._life.link is None else None
 
     def buffered(self, node: SimProcess) -> int:
         return sum(isinstance(event, Delivery) for event in _inner(node)._arrivals._events)
