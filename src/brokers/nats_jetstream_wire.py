@@ -148,8 +148,8 @@ class Wire(Link):
             with self._losing():
                 await self.send(verb, token, payload)
             await self.barrier()  # behind it a refusal of the server has come
-            if subject.lower() in self._denied:
-                self._denied.discard(subject.lower())
+            if subject.lower() in self._mute:
+                self._mute.discard(subject.lower())
                 text = f"The NATS account may not publish to {subject}: its permissions must allow $JS.API.>"
                 raise ConfigurationError(text)
             message = await answer
@@ -271,8 +271,8 @@ class Wire(Link):
 
     async def _failed(self, error: Exception) -> None:
         await super()._failed(error)
-        for subject in [denied for denied in self._denied if denied.startswith(self._log.lower())]:
-            self._denied.discard(subject)
+        for subject in [denied for denied in self._mute if denied.startswith(self._log.lower())]:
+            self._mute.discard(subject)
             for token in [token for token, (name, _, _) in self._pending.items() if name.lower() == subject]:
                 text = "The NATS account may not publish to a subject of this log: allow <prefix>.>"
                 failed(self._pending.pop(token)[1], PublishRejected(text, broker=NAME), error)
