@@ -191,8 +191,8 @@ async def test_batches_are_written_while_earlier_ones_are_unconfirmed(cluster: C
 async def test_what_a_closed_connection_did_not_take_is_unsent(cluster: Cluster) -> None:
     """Rule 5, before the loss is noticed: who is told that nothing was sent may send it again."""
     node = await cluster.node()
-    link: Any = node.broker
-    link._link._tells._transport.abort()  # pyright: ignore[reportPrivateUsage]
+    broker: Any = node.broker
+    broker._life.link._tells._transport.abort()
     futures = [send(node.broker, ROOM, b"%d" % number) for number in range(3)]
     errors = await asyncio.gather(*futures, return_exceptions=True)
     assert [type(error) for error in errors] == [BrokerUnavailable] * 3
