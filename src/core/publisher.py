@@ -231,20 +231,15 @@ class Publisher:
             over.append(entry)
         for entry in over:
             text = f"The broker did not confirm the message within {patience} s; it may still be delivered."
-            self._answer(entry, PublishUnconfirmed(text, broker=self._name))
+            self._disappoint(entry, PublishUnconfirmed(text, broker=self._name))
 
-    def _answer(self, entry: Entry, error: BaseException | None) -> None:
-        """Let who waits for the confirm of a message go on."""
-        waiter = self._waiters.pop(entry, None)
-        if waiter is None or waiter.done():
-            return
-        if error is None:
-            waiter.set_result(None)
-        else:
+    def _disappoint(self, entry: Entry, error: BaseException) -> None:
+        """Let who waits for the confirm of a message go on without it."""
+        if (waiter := self._waiters.pop(entry, None)) is not None and not waiter.done():
             waiter.set_exception(error)
 
     def _tell_settled(self, entries: Iterable[Entry], *, taken: bool) -> None:
-        for entry in entries if self._told else ():
+        for entry in entries:
             if (then := self._told.pop(entry, None)) is not None:
                 asyncio.get_running_loop().call_soon(partial(then, taken=taken))
 
@@ -419,9 +414,12 @@ class Publisher:
             self._stats.published += len(batch.entries)
             if self.readback is not None:
                 self.readback.confirmed(batch.entries[-1])
-            for entry in batch.entries if self._waiters else ():
-                self._answer(entry, None)
-            self._tell_settled(batch.entries, taken=True)
+            if waiters := self._waiters:
+                for entry in batch.entries:
+                    if (waiter := waiters.pop(entry, None)) is not None and not waiter.done():
+                        waiter.set_result(None)
+            if self._told:
+                self._tell_settled(batch.entries, taken=True)
         elif isinstance(error, PublishRejected):
             self._outbox.confirm(batch)
             self._give_up(batch.entries, str(error), error)
@@ -461,7 +459,7 @@ class Publisher:
             self.readback.given_up(lost, self._outbox.entries)
         for entry in lost:
             kind = PublishUnconfirmed if entry.sent else PublishRejected
-            self._answer(entry, error or kind(f"The message was given up: {why}.", broker=self._name))
+            self._disappoint(entry, error or kind(f"The message was given up: {why}.", broker=self._name))
         self._tell_settled(lost, taken=False)
         subjects = {entry.subject for entry in lost}
         self._tell(
