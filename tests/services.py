@@ -159,12 +159,6 @@ class Server:
         """End the server at once (SIGKILL) and return once it is gone."""
         await asyncio.to_thread(self.end)
 
-    async def shut_down(self) -> None:
-        """Let the server end in its own way (SIGTERM) and return once it is gone."""
-        self.signal(signal.SIGTERM)
-        if self._process is not None:
-            await asyncio.to_thread(self._process.wait, self.patience)
-
     def stop(self) -> None:
         """Halt the server (SIGSTOP), all its threads: its connections stay open and nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)

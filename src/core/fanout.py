@@ -240,7 +240,7 @@ class FanOut:
                 self.stats.volatile_dropped += 1
                 continue
             items = queue.items
-            if len(items) < few and queue.size < little and not queue.taken and queue.quick:
+            if queue.quick and len(items) < few and queue.size < little and not queue.taken:
                 items.append(frame)  # as `offer` would, without a call: far less waits than may
                 queue.size += size
                 if not queue.is_due:
@@ -337,7 +337,6 @@ class _Foreign:
     is_due = False
     items = ()
     size = 0
-    taken = 0
     quick = False
 
     def __init__(self, socket: Any, fanout: FanOut) -> None:

@@ -42,8 +42,6 @@ class HeldQueue:
     direct = False
     is_due = False
     items = ()
-    size = 0
-    taken = 0
     quick = False
 
     def __init__(

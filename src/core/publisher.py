@@ -373,7 +373,7 @@ class Publisher:
         first = batch.entries[0]
         messages = [msgspec.Raw(entry.message) for entry in batch.entries]
         try:
-            return self._publish(first.subject, first.epoch, first.number, first.place, messages)
+            return self._publish(batch.subject, first.epoch, first.number, first.place, messages)
         except Exception as exc:  # noqa: BLE001 - of a broker that breaks its rule 5: not a reason to lose sight of a flush
             failed: asyncio.Future[Position | None] = asyncio.Future(loop=self._loop)
             failed.set_exception(exc)
