@@ -1,12 +1,14 @@
 """Fixtures that every test may use."""
 
+import asyncio
 import gc
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
 from tests.broker_clusters import SharedClusters
+from tests.loops import loops_of
 from tests.services import SharedBrokers, name_of, required
 
 _shared = pytest.StashKey[SharedBrokers]()
@@ -25,6 +27,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     config.stash[_shared].close()
     config.stash[_clusters].close()
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Which loops a test runs on: see `tests.loops`."""
+    return loops_of(item)
 
 
 @pytest.hookimpl(trylast=True)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tests.broker_clusters import SharedClusters
 from tests.brokers import checks_delivery, checks_link
 from tests.brokers.cluster import Check, Cluster, MakeBroker, closing, deleted
+from tests.loops import ON_UVLOOP
 from tests.redis_groups import proxy_before
 from tests.services import SharedBrokers, unavailable
 
@@ -78,6 +79,13 @@ async def test_delivery(cluster: Cluster, check: Check) -> None:
     await check(cluster)
 
 
+@ON_UVLOOP
+@pytest.mark.parametrize("check", checks_delivery.CHECKS, ids=check_name)
+@schemes(("redis", "nats", "amqp", "redis+streams"))
+async def test_delivery_on_uvloop(cluster: Cluster, check: Check) -> None:
+    await check(cluster)
+
+
 @schemes(SCHEMES)
 @given(schedule=st.lists(st.tuples(st.integers(0, 7), st.sampled_from(["await", "yield", "go on"])), max_size=80))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -108,4 +116,12 @@ async def linked(scheme: str, shared_brokers: SharedBrokers, shared_clusters: Sh
 @pytest.mark.parametrize("check", checks_link.CHECKS, ids=check_name)
 @schemes(LINKED)
 async def test_link(linked: Cluster, check: Check) -> None:
+    await check(linked)
+
+
+@ON_UVLOOP
+@pytest.mark.fault
+@pytest.mark.parametrize("check", checks_link.CHECKS, ids=check_name)
+@schemes(("redis", "nats", "amqp"))
+async def test_link_on_uvloop(linked: Cluster, check: Check) -> None:
     await check(linked)

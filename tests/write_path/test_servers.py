@@ -24,6 +24,7 @@ from roomcast import Adapter
 from roomcast.core.client_queue import ClientQueue
 from roomcast.core.writers import Writer, writer_of
 from tests.adapter.servers import Node
+from tests.loops import ON_BOTH_LOOPS
 from tests.services import unavailable
 from tests.waiting import until
 from tests.write_path.raw_client import RawClient
@@ -115,6 +116,7 @@ async def captured(server: str, *, direct: bool, deflate: bool = False) -> tuple
             return text, node.adapter.stats()
 
 
+@ON_BOTH_LOOPS
 @pytest.mark.parametrize("server", SERVERS)
 async def test_both_ways_put_the_same_bytes_on_the_socket(server: str) -> None:
     direct, counters = await captured(server, direct=True)
@@ -159,6 +161,7 @@ async def test_compression_of_everything_is_a_setting() -> None:
         assert node.adapter.stats()["sent_direct"] == 0
 
 
+@ON_BOTH_LOOPS
 @pytest.mark.parametrize("server", SERVERS)
 async def test_polling_and_the_upgrade_keep_to_the_queue_and_then_become_direct(server: str) -> None:
     async with serving(server) as node, aiohttp.ClientSession() as http:
@@ -216,6 +219,7 @@ async def test_pings_keep_a_connection_alive_that_is_written_to_directly() -> No
         assert len(client.signals) > 3
 
 
+@ON_BOTH_LOOPS
 async def test_over_tls(tmp_path: Path) -> None:
     if shutil.which("openssl") is None:
         unavailable("TLS", "no openssl on this machine (Debian: apt-get install openssl)")
@@ -230,6 +234,7 @@ async def test_over_tls(tmp_path: Path) -> None:
         assert node.adapter.stats()["sent_direct"] > 60
 
 
+@ON_BOTH_LOOPS
 async def test_a_client_that_reads_slowly_gets_everything_in_order() -> None:
     async with serving("websockets-sansio", client_queue_bytes=64 * 2**20) as node:
         client = await dial(node)
@@ -248,6 +253,7 @@ async def test_a_client_that_reads_slowly_gets_everything_in_order() -> None:
         await until(lambda: queue.direct, what="the direct way to come back")
 
 
+@ON_BOTH_LOOPS
 @pytest.mark.parametrize("server", SERVERS)
 async def test_a_stalled_client_is_cut_and_leaves_nothing(server: str) -> None:
     async with serving(server, client_queue=20) as node:
@@ -264,6 +270,7 @@ async def test_a_stalled_client_is_cut_and_leaves_nothing(server: str) -> None:
             await client.until(b"nothing like this")
 
 
+@ON_BOTH_LOOPS
 @pytest.mark.parametrize("server", SERVERS)
 async def test_a_closing_connection_gets_its_last_events_and_its_closing_handshake(server: str) -> None:
     async with serving(server) as node:
