@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, Self
 
+from roomcast.brokers.chunks import chunks
 from roomcast.brokers.redis_link import (
     CHANNELS,
     Connection,
@@ -20,7 +21,6 @@ from roomcast.brokers.redis_link import (
     Link,
     caused,
     channels_refused,
-    chunks,
     pack,
     publish_refused,
 )

@@ -12,11 +12,11 @@ many batches may be on their way before the first is confirmed.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from contextlib import suppress
-from itertools import islice
 from typing import Any, ClassVar, Protocol, cast
 
+from roomcast.brokers.chunks import chunks
 from roomcast.core.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -428,10 +428,3 @@ def channels_refused(exc: ResponseError) -> ConfigurationError:
 def pack(*parts: bytes) -> bytes:
     """One command as the wire wants it."""
     return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
-
-
-def chunks(items: Iterable[bytes], size: int) -> Iterator[tuple[bytes, ...]]:
-    """The items, so many at a time."""
-    iterator = iter(items)
-    while chunk := tuple(islice(iterator, size)):
-        yield chunk
