@@ -108,8 +108,13 @@ class Tracking:
         heard = self._heard.get(origin)
         if heard is not None and not late:
             next_one = (epoch << _SHIFT) + first
-            if heard.get(subject) == next_one - 1:
+            last = heard.get(subject)
+            if last == next_one - 1:
                 heard[subject] = next_one + count - 1  # in order, as nearly all are (rule 2)
+                return _IN_ORDER
+            if last is None and self._size < self._limit and subject not in self._paused.get(origin, ()):
+                heard[subject] = next_one + count - 1  # the first one, as nearly all others are (rule 1)
+                self._size += 1
                 return _IN_ORDER
         owed = heard is not None and subject in heard
         reading = self._read(subject, origin, epoch, first, count)
