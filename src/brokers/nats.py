@@ -23,7 +23,7 @@ from roomcast.brokers.nats_link import Link
 from roomcast.brokers.nats_outflow import Publishing
 from roomcast.brokers.nats_servers import Servers
 from roomcast.core.arrivals import Arrivals
-from roomcast.core.broker import BrokerConfig, Delivery, Gap, Guarantees, Log, Order, Subject
+from roomcast.core.broker import BrokerConfig, Delivery, Gap, Guarantees, Log, Subject
 from roomcast.core.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -133,8 +133,7 @@ class NatsBroker:
         """Try each server once, all within `connect_timeout`."""
         link = await each_once(len(self._servers), self._config.connect_timeout, self._open)
         limit = min(self._config.max_payload, link.max_payload)
-        order: Order = "publisher" if link.ordered else "subject"
-        self.guarantees = replace(self.guarantees, order=order, max_payload=limit, barrier=link.scope)
+        self.guarantees = replace(self.guarantees, max_payload=limit, barrier=link.scope)
         self._life.use(link)
         return link
 

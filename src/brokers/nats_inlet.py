@@ -1,51 +1,56 @@
-"""What arrives on a link to NATS: messages are handed on as they are read from the socket, the rest is nats-py's.
+"""What arrives on a link to NATS, handed on in the same call in which it is read from the socket.
 
-The library's own way is a stream, a task that reads it a turn of the loop later, regular expressions and a coroutine
-for each message. That costs several times as much, and the turn is part of every event's latency.
-
-1. A message without headers at the head of what was read is taken here.
-2. Everything else goes to the library, and so does what comes behind it, until the library has read all that it was
-   given: nothing overtakes anything.
+1. Everything comes in the order in which the server sent it: messages to `message`, other lines to `line`.
+2. What is no part of the protocol ends the link, and so does what a handler raises.
 3. The pieces of a message wait until it is whole, and are put together once: a large one comes in many.
+
+A stream, a task that reads it a turn of the loop later, regular expressions and a coroutine for each message, which is
+the library's way, cost several times as much, and the turn is part of every event's latency.
 """
 
 import asyncio
 from collections.abc import Callable
 
-from roomcast.brokers.nats_client import NatsClient
-
-_MESSAGE = b"MSG "
 _END = b"\r\n"
-_WORDS = (3, 4)
-"""Of a message's first line: subject, subscription, perhaps where to reply, size (NATS protocol, MSG)."""
+_WORDS = 4
+"""Of a message's first line: verb, subject, subscription, size; one more for where to reply, and for headers' size."""
+_LINE = 1 << 20
+"""Bytes of a line, at most; the longest that a server sends names all servers of its cluster."""
+
+Message = Callable[[bytes, bytes, bytes, bytes, bytes], None]
+"""Called with subscription, subject, payload, where to reply and headers, the last two empty where there are none."""
 
 
 class Inlet(asyncio.Protocol):
-    """Stands before the protocol of the library's stream.
+    """Stands before the protocol of the library's stream, which goes on to know when the socket is full.
 
     Args:
-        client: connected.
         stream: the protocol that had the transport.
-        take: is called with the subject and the payload of each message (rule 1).
-        lose: is called with what ends the link.
+        message: takes a message (rule 1).
+        line: takes any other line, without its end.
+        lose: is called with what ends the link; more than once, perhaps.
+        gone: is called when the connection is.
     """
 
     def __init__(
         self,
-        client: NatsClient,
-        stream: asyncio.BaseProtocol,
-        take: Callable[[str, bytes], None],
+        stream: asyncio.Protocol,
+        *,
+        message: Message,
+        line: Callable[[bytes], None],
         lose: Callable[[Exception], None],
+        gone: Callable[[], None],
     ) -> None:
-        self._client = client
-        self._stream: asyncio.Protocol = stream  # type: ignore[assignment]  # what `open_connection` makes
-        self._take = take
+        self._stream = stream
+        self._message = message
+        self._line = line
         self._lose = lose
-        self._pieces: list[bytes] = []  # the beginning of a message
+        self._gone = gone
+        self._pieces: list[bytes] = []  # the beginning of something
         self._lacking = 0  # bytes before it is worth looking at again
 
     def data_received(self, data: bytes) -> None:
-        """Take what there is (rules 1 to 3)."""
+        """Hand on what there is (rules 1 to 3)."""
         if self._pieces:
             self._pieces.append(data)
             self._lacking -= len(data)
@@ -53,48 +58,50 @@ class Inlet(asyncio.Protocol):
                 return
             data = b"".join(self._pieces)
             self._pieces.clear()
-        if not self._client.all_read:
-            self._stream.data_received(data)
-            return
         try:
-            at = self._messages(data)
+            at = self._read(data)
         except Exception as exc:  # noqa: BLE001 - whatever keeps from reading ends the link, and says so
             self._lose(exc)
             return
-        if at == len(data):
-            return
-        if _MESSAGE.startswith(data[at : at + len(_MESSAGE)]):
+        if at < len(data):
             self._pieces.append(data[at:])
-        else:
-            self._stream.data_received(data[at:])
 
-    def _messages(self, data: bytes) -> int:
-        """Take the whole messages at the head; where they end."""
+    def _read(self, data: bytes) -> int:
+        """Hand on what is whole; where it ends."""
         at = 0
-        self._lacking = 1
-        take = self._take
-        while data.startswith(_MESSAGE, at):
-            line = data.find(_END, at)
-            if line < 0:
-                break
-            words = data[at + len(_MESSAGE) : line].split()
-            if len(words) not in _WORDS:
-                raise ConnectionError("NATS sent a message that cannot be read.")
-            begin = line + len(_END)
+        message = self._message
+        while (line := data.find(_END, at)) >= 0:
+            plain = data.startswith(b"MSG ", at)
+            if not plain and not data.startswith(b"HMSG ", at):
+                self._line(data[at:line])
+                at = line + 2
+                continue
+            words = data[at:line].split()
+            replies = len(words) - (_WORDS if plain else _WORDS + 1)
+            begin = line + 2
+            body = begin if plain else begin + int(words[-2])
             end = begin + int(words[-1])
-            if len(data) < end + len(_END):
-                self._lacking = end + len(_END) - len(data)
-                break
-            at = end + len(_END)
-            take(words[0].decode(), data[begin:end])
+            if replies not in (0, 1) or not begin <= body <= end:
+                raise ConnectionError("NATS sent a message that cannot be read.")
+            if len(data) < end + 2:
+                self._lacking = end + 2 - len(data)
+                return at
+            at = end + 2
+            message(words[2], words[1], data[body:end], words[3] if replies else b"", data[begin:body])
+        if len(data) - at > _LINE:
+            raise ConnectionError("NATS sent a line without an end.")
+        self._lacking = 1
         return at
 
     def eof_received(self) -> bool | None:
-        """The stream's."""
+        """The server says no more."""
+        self._lose(ConnectionError("The connection was closed"))
         return self._stream.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The stream's."""
+        """Nothing comes any more."""
+        self._lose(exc or ConnectionError("The connection was closed"))
+        self._gone()
         self._stream.connection_lost(exc)
 
     def pause_writing(self) -> None:

@@ -199,7 +199,7 @@ class JetStreamLink:
         page: list[Entry] = []
         try:
             verb = f"CONSUMER.MSG.NEXT.{stream_name(self._config.prefix, stream)}.{consumer}"
-            await self.wire.send(verb, request, {"batch": _PAGE, "no_wait": True})
+            self.wire.send(verb, request, {"batch": _PAGE, "no_wait": True})
             while len(page) < _PAGE and (entry := await entries.get()) is not None:
                 page.append(entry)
         finally:
@@ -232,7 +232,7 @@ class JetStreamLink:
 
     async def _remove(self, stream: int, consumer: str) -> None:
         with suppress(Exception):  # it goes by itself
-            await self.wire.send(f"CONSUMER.DELETE.{stream_name(self._config.prefix, stream)}.{consumer}", "gone")
+            self.wire.send(f"CONSUMER.DELETE.{stream_name(self._config.prefix, stream)}.{consumer}", "gone")
 
     async def _read(self) -> None:
         """Keep as many entries asked for as are wanted."""
@@ -271,7 +271,7 @@ class JetStreamLink:
         reading.asked += wanted
         verb = f"CONSUMER.MSG.NEXT.{stream_name(self._config.prefix, reading.stream)}.{reading.consumer}"
         times = {"expires": int(_EXPIRES * 1e9), "idle_heartbeat": int(self._sign * 1e9)}
-        await self.wire.send(verb, request, {"batch": wanted, **times})
+        self.wire.send(verb, request, {"batch": wanted, **times})
 
     def _delivered(self, consumer: str, number: int, sequence: int, subject: str, payload: bytes) -> None:
         if (reading := self._readings.get(consumer)) is not None:

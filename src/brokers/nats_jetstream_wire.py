@@ -9,13 +9,10 @@ import json
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, cast
-
-from nats import errors as nats_errors
-from nats.aio.client import Client
-from nats.aio.msg import Msg
+from typing import Any, NamedTuple, cast
 
 from roomcast.brokers.log_broker import Appending, failed
+from roomcast.brokers.nats_commands import publish
 from roomcast.brokers.nats_link import Link
 from roomcast.core.broker import BrokerConfig, Subject
 from roomcast.core.errors import (
@@ -49,37 +46,17 @@ class ApiError(Exception):
         self.code = code
 
 
-class _Client(Client):
-    """nats-py's client; of headers it reads the status alone, because a malformed one would end its read loop."""
+class Answer(NamedTuple):
+    """What came back to a request or an append.
 
-    secure = False
+    Attributes:
+        status: of three digits, where it is no more than that; else empty.
+        description: says the status in words.
+    """
 
-    @property
-    def info(self) -> Mapping[str, Any]:
-        """What the server says of itself."""
-        return self._server_info
-
-    def _connect_command(self) -> bytes:
-        # The library turns to TLS only if the server offers it: a tls:// URL must not end in plain text.
-        if self.secure and not self._server_info.get("tls_required"):
-            raise nats_errors.SecureConnWantedError
-        return super()._connect_command()
-
-    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
-        if headers and headers.startswith(_STATUS):
-            line = headers[len(_STATUS) :].partition(b"\r\n")[0].decode(errors="replace")
-            return {"Status": line[:3], "Description": line[4:]}
-        return None
-
-
-class _Nats(Protocol):
-    """What is used of the client besides what `nats_link` uses."""
-
-    @property
-    def info(self) -> Mapping[str, Any]: ...
-    async def publish(
-        self, subject: str, payload: bytes, /, reply: str = "", headers: Mapping[str, str] | None = None
-    ) -> None: ...
+    payload: bytes
+    status: str
+    description: str
 
 
 Delivered = Callable[[str, int, int, str, bytes], None]
@@ -95,16 +72,15 @@ class Wire(Link):
         self, config: BrokerConfig, delivered: Delivered, told: Told, on_lost: Callable[[Exception], None]
     ) -> None:
         super().__init__(config, _ignore, lambda _link, reason: on_lost(reason), _ignore_gap)
-        self._client = cast("Any", _Client())
-        self._nats = cast("_Nats", self._client)
         self.inbox = f"{config.prefix}.reply.{secrets.token_hex(6)}"
-        self._log = f"{config.prefix}.log."
+        self._entries = f"{config.prefix}.log.".encode()
+        self._answers = f"{self.inbox}.".encode()
         self._delivered = delivered
-        self._told = told
+        self._told_of = told
         self._appends: deque[tuple[str, bytes, Appending, Settle, str | None]] = deque()
         self._wake = asyncio.Event()  # there are some
         self._pending: dict[str, tuple[str, Appending, Settle]] = {}
-        self._asked: dict[str, asyncio.Future[Msg]] = {}
+        self._asked: dict[str, asyncio.Future[Answer]] = {}
         self._tokens = 0
         self._answered = 0
         self._loop = asyncio.get_running_loop()
@@ -112,13 +88,10 @@ class Wire(Link):
     @property
     def jetstream(self) -> bool:
         """Whether the server says that it has JetStream."""
-        return bool(self._nats.info.get("jetstream"))
-
-    def _read_directly(self) -> None:
-        """Not here: answers have headers and subjects to reply to, which the library reads."""
+        return bool(self._connection.info.get("jetstream"))
 
     async def _look_around(self, patience: float) -> None:  # noqa: ARG002 - the log is the same everywhere
-        await self._listen(Subject(f"{self.inbox}.>"))
+        self._listen([Subject(f"{self.inbox}.>")])
         await self.barrier()
         self._tasks.append(self._loop.create_task(self._expire(), name="roomcast-jetstream-answers"))
 
@@ -141,33 +114,33 @@ class Wire(Link):
             ConfigurationError: this user may not ask.
         """
         token = self._token("a")
-        subject = f"$JS.API.{verb}"
-        answer: asyncio.Future[Msg] = self._loop.create_future()
-        self._asked[token] = answer
+        subject = Subject(f"$JS.API.{verb}")
+        answered: asyncio.Future[Answer] = self._loop.create_future()
+        self._asked[token] = answered
         try:
             with self._losing():
-                await self.send(verb, token, payload)
+                self.send(verb, token, payload)
             await self.barrier()  # behind it a refusal of the server has come
-            if subject.lower() in self._mute:
-                self._mute.discard(subject.lower())
+            if subject in self._mute:
+                self._mute.discard(subject)
                 text = f"The NATS account may not publish to {subject}: its permissions must allow $JS.API.>"
                 raise ConfigurationError(text)
-            message = await answer
+            answer = await answered
         finally:
             self._asked.pop(token, None)
-        if (message.headers or {}).get("Status") == NO_RESPONDERS:
+        if answer.status == NO_RESPONDERS:
             if self.jetstream:
                 raise BrokerUnavailable("JetStream does not answer now.", broker=NAME)
             raise ConfigurationError("This NATS has no JetStream: start nats-server with -js, or use nats://.")
-        reply = cast("dict[str, Any]", json.loads(message.data))
+        reply = cast("dict[str, Any]", json.loads(answer.payload))
         if (error := reply.get("error")) is not None:
             raise ApiError(int(error.get("err_code", 0)), str(error.get("description", "no description")))
         return reply
 
-    async def send(self, verb: str, token: str, payload: Mapping[str, Any] | None = None) -> None:
+    def send(self, verb: str, token: str, payload: Mapping[str, Any] | None = None) -> None:
         """Ask JetStream's API for what is answered to a token."""
         data = b"" if payload is None else json.dumps(payload).encode()
-        await self._nats.publish(f"$JS.API.{verb}", data, reply=f"{self.inbox}.{token}")
+        self._connection.send(publish(f"$JS.API.{verb}", data, reply=f"{self.inbox}.{token}"))
 
     async def flush(self, timeout: float) -> None:
         """Wait until all appends are answered, at most so many seconds."""
@@ -204,63 +177,59 @@ class Wire(Link):
                 await self._wake.wait()
                 self._wake.clear()
                 while self._appends:
-                    for _ in range(min(_CHUNK, len(self._appends))):
-                        await self._write_append()
-                    await asyncio.sleep(0)
+                    size = min(_CHUNK, len(self._appends))
+                    self._connection.send(b"".join([self._next_append() for _ in range(size)]))
+                    await self._breathe()
 
-    async def _write_append(self) -> None:
-        subject, payload, future, settle, once = self._appends[0]
+    def _next_append(self) -> bytes:
+        subject, payload, future, settle, once = self._appends.popleft()
         token = self._token("p")
         headers = None if once is None else {"Nats-Msg-Id": once}
+        command = publish(subject, payload, reply=f"{self.inbox}.{token}", headers=headers)
         self._pending[token] = (subject, future, settle)
-        self._appends.popleft()
-        try:
-            await self._nats.publish(subject, payload, reply=f"{self.inbox}.{token}", headers=headers)
-        except (nats_errors.BadSubjectError, nats_errors.MaxPayloadError) as exc:
-            self._pending.pop(token, None)
-            failed(future, PublishRejected(f"NATS does not take the message: {exc}.", broker=NAME), exc)
+        return command
 
-    def _take(self, message: Msg) -> None:
+    def _hear(self, number: bytes, subject: bytes, payload: bytes, reply: bytes, headers: bytes) -> None:
         if self.over.is_set():
             return
-        if message.reply.startswith("$JS.ACK.") and message.subject.startswith(self._log):
+        if reply.startswith(b"$JS.ACK.") and subject.startswith(self._entries):
             self._arrivals += 1
-            self._enter(message)
-        elif message.subject.startswith(self.inbox):
+            self._enter(subject, payload, reply)
+        elif subject.startswith(self._answers):
             self._arrivals += 1
-            self._answer(message.subject[len(self.inbox) + 1 :], message)
+            self._answer(subject[len(self._answers) :].decode(), Answer(payload, *_status(headers)))
         else:
-            super()._take(message)
+            super()._hear(number, subject, payload, reply, headers)
 
-    def _enter(self, message: Msg) -> None:
+    def _enter(self, subject: bytes, payload: bytes, reply: bytes) -> None:
         # $JS.ACK.[domain.account.]stream.consumer.delivered.sequence.number.time.pending[.more]
-        parts = message.reply.split(".")
+        parts = reply.decode().split(".")
         at = 2 if len(parts) == 9 else 4  # noqa: PLR2004 - the short form
         try:
             consumer, sequence, number = parts[at + 1], int(parts[at + 3]), int(parts[at + 4])
         except (ValueError, IndexError):
             return
-        self._delivered(consumer, number, sequence, message.subject, message.data)
+        self._delivered(consumer, number, sequence, subject.decode(), payload)
 
-    def _answer(self, token: str, message: Msg) -> None:
+    def _answer(self, token: str, answer: Answer) -> None:
         if (append := self._pending.pop(token, None)) is not None:
             self._answered += 1
-            self._settle(append, message)
+            self._settle(append, answer)
         elif (asked := self._asked.get(token)) is not None:
             if not asked.done():
-                asked.set_result(message)
-        elif message.headers:
-            self._told(token, message.headers.get("Status", ""), message.headers.get("Description", ""))
+                asked.set_result(answer)
+        elif answer.status:
+            self._told_of(token, answer.status, answer.description)
 
-    def _settle(self, append: tuple[str, Appending, Settle], message: Msg) -> None:
+    def _settle(self, append: tuple[str, Appending, Settle], answer: Answer) -> None:
         _, future, settle = append
-        if (message.headers or {}).get("Status") == NO_RESPONDERS:
+        if answer.status == NO_RESPONDERS:
             gone = LookupError("the stream was deleted")
             failed(future, BrokerUnavailable("The log is being taken up again.", broker=NAME), gone)
             self._loop.call_soon(self.lose, gone)
             return
         try:
-            reply = json.loads(message.data)
+            reply = json.loads(answer.payload)
             if (error := reply.get("error")) is not None:
                 text = f"JetStream refused the message: {error.get('description', 'no reason given')}"
                 failed(future, PublishRejected(text, broker=NAME))
@@ -269,13 +238,13 @@ class Wire(Link):
         except (ValueError, KeyError, AttributeError, TypeError) as exc:
             failed(future, PublishUnconfirmed("JetStream gave an answer that makes no sense.", broker=NAME), exc)
 
-    async def _failed(self, error: Exception) -> None:
-        await super()._failed(error)
-        for subject in [denied for denied in self._mute if denied.startswith(self._log.lower())]:
+    def _refused(self, text: str) -> None:
+        super()._refused(text)
+        for subject in [denied for denied in self._mute if denied.encode().startswith(self._entries)]:
             self._mute.discard(subject)
-            for token in [token for token, (name, _, _) in self._pending.items() if name.lower() == subject]:
-                text = "The NATS account may not publish to a subject of this log: allow <prefix>.>"
-                failed(self._pending.pop(token)[1], PublishRejected(text, broker=NAME), error)
+            for token in [token for token, (name, _, _) in self._pending.items() if name == subject]:
+                advice = "The NATS account may not publish to a subject of this log: allow <prefix>.>"
+                failed(self._pending.pop(token)[1], PublishRejected(advice, broker=NAME), self._said)
 
     async def _expire(self) -> None:
         """Declare the link lost when JetStream answers nothing for two heartbeats, although NATS does (rule 12)."""
@@ -287,6 +256,14 @@ class Wire(Link):
                 before = self._answered
                 if silent > 3:  # noqa: PLR2004 - half heartbeats
                     raise TimeoutError("JetStream does not answer")
+
+
+def _status(headers: bytes) -> tuple[str, str]:
+    """Status and description, of headers that begin with them."""
+    if not headers.startswith(_STATUS):
+        return "", ""
+    line = headers[len(_STATUS) :].partition(b"\r\n")[0].decode(errors="replace")
+    return line[:3], line[4:]
 
 
 def _ignore(_subject: Subject, _payload: bytes) -> None:

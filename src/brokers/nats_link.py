@@ -1,26 +1,29 @@
 """One life of a connection to a NATS server, and everything that ends with it.
 
-A link never reconnects: nats-py's own reconnection buffers publishes and sends them late, and resubscribes
-without proof. A lost link fails what it had in flight, says so once, and is thrown away whole. What it uses of
-the library is in `nats_client`.
+A link never reconnects: nats-py's own reconnection buffers publishes and sends them late, and resubscribes without
+proof. A lost link fails what it had in flight, says so once, and is thrown away whole. How it is connected:
+`nats_connection`; what it reads: `nats_inlet`; what it publishes: `nats_outflow`.
 
 Everything rests on the **echo**: a marker published to a subject that only this link hears. The server
 handles what one connection sends in order, so a marker that comes back proves that it has handled all that
 was sent before: publishes (rule 5) and subscriptions (rule 2). A marker that does not come back is a dead
-link (rule 12), whatever the library believes: its read loop can end while `is_connected` stays true.
+link (rule 12), whatever the socket looks like.
 
 An echo answers for one server. In a cluster, a barrier is a probe through all of them: see `nats_reach`.
 """
 
 import asyncio
+import json
 import re
 import secrets
 import ssl
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
-from roomcast.brokers.nats_client import Inflow, Msg, Subscription, make_client, nats_errors
+from roomcast.brokers.chunks import chunks
+from roomcast.brokers.nats_commands import PONG, publish, subscribe, unsubscribe
+from roomcast.brokers.nats_connection import Connection
 from roomcast.brokers.nats_inlet import Inlet
 from roomcast.brokers.nats_outflow import Outflow, Publishing
 from roomcast.brokers.nats_reach import Reach
@@ -35,11 +38,7 @@ _LOOK = 0.3
 """Part of the time to connect that the other servers of a cluster get to answer; its own gets as much again."""
 _PATIENCE = 3
 """How many such waits an echo may take while other messages arrive: it only stands in the queue."""
-_QUEUE = "_pending_queue"
-"""nats-py's private attribute of a subscription, by which all of them share one way in."""
-_ITERATOR = "_message_iterator"
-"""Another one, which would keep the queue that each subscription was made with, and its 3 KB."""
-_DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
+_DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE)
 
 
 class Link:
@@ -48,7 +47,6 @@ class Link:
     Attributes:
         over: set once nothing arrives and nothing can be sent any more.
         max_payload: what this server carries, in bytes.
-        ordered: deliveries keep the order of arrival across subjects.
     """
 
     def __init__(
@@ -67,30 +65,35 @@ class Link:
         self._on_lost: Callable[[Link, Exception], None] | None = on_lost
         self._tell = tell
         self._reach: Reach | None = None
-        self._client = make_client()
-        self._inflow = Inflow(self._take)
-        self._subscriptions: dict[Subject, Subscription] = {}
+        self._connection = Connection()
+        self._scheme = "nats"
+        # Both ways, and nothing else, because there is one for each room: the subject that is delivered is the one that
+        # was asked for, and not one more text.
+        self._numbers: dict[Subject, bytes] = {}
+        self._heard: dict[bytes, Subject] = {}
+        self._last_number = 0
         self._echoes: dict[bytes, asyncio.Future[bool]] = {}  # markers of barriers and of the watchdog
         self._markers = 0
         self._arrivals = 0
-        self._mute: set[str] = set()  # refused to publish to, and to hear; in lower case, as the library tells them
-        self._deaf: set[str] = set()
-        self._outflow = Outflow(self._client, self._echo, self._next_marker, self._mute, self.lose)
+        self._mute: set[Subject] = set()  # refused to publish to, and to hear
+        self._deaf: set[Subject] = set()
+        self._outflow = Outflow(self._connection, self._echo, self._next_marker, self._mute, self.lose)
+        self._own = self._echo.encode()
         self._tasks: list[asyncio.Task[None]] = []
         self._said: Exception | None = None
         self.over = asyncio.Event()
-        self.ordered = True
         self.max_payload = 0
 
     @property
     def subjects(self) -> Collection[Subject]:
         """What this link has subscribed to."""
-        return self._subscriptions.keys()
+        return self._numbers.keys()
 
     @property
     def others(self) -> list[str]:
-        """URLs of the cluster's servers, as this one has named them so far."""
-        return [url.geturl() for url in self._client.discovered_servers]
+        """URLs of the cluster's servers, as this one has named them last."""
+        named = self._connection.info.get("connect_urls") or ()
+        return [f"{self._scheme}://{address}" for address in named]
 
     @property
     def scope(self) -> Barrier:
@@ -99,36 +102,28 @@ class Link:
 
     async def open(self, server: str, options: Mapping[str, Any], timeout: float) -> None:
         """Connect to one server and hear the first echo, or raise `BrokerUnavailable`."""
-        self._client.secure = server.startswith("tls://")
+        secure = server.startswith("tls://")
+        self._scheme = "tls" if secure else "nats"
+        connection = self._connection
         try:
             async with asyncio.timeout(timeout):
-                await self._client.connect(
-                    servers=[server],
-                    name=self._name,
-                    allow_reconnect=False,
-                    max_reconnect_attempts=1,  # 0 would try for ever
-                    reconnect_time_wait=0,
-                    pending_size=0,  # nothing is buffered without a connection, and no publish ever waits
-                    flusher_queue_size=0,  # unbounded, so that no subscribe ever waits: see _flush_pending
-                    error_cb=self._failed,
-                    closed_cb=self._closed,
-                    **{"connect_timeout": timeout, **options},
+                await connection.open(server, name=self._name, timeout=timeout, options=options)
+                connection.read_with(
+                    lambda stream: Inlet(
+                        stream, message=self._hear, line=self._told, lose=self.lose, gone=connection.gone
+                    )
                 )
-                self._watch_reader()
-                self._guard_writes()
-                self.max_payload = self._client.max_payload
-                await self._listen(self._echo)
-                self._read_directly()
+                self.max_payload = int(connection.info["max_payload"])
+                self._listen([self._echo])
                 await self.barrier()
                 await self._look_around(timeout * _LOOK)
         except BrokerError:
             raise
-        except Exception as exc:  # noqa: BLE001 - rule 13; what a library raises here is open-ended
-            cause = self._said if isinstance(exc, nats_errors.NoServersError) and self._said else exc
-            advice = _advice(cause, first="tls_handshake_first" in options) if self._client.secure else ""
+        except Exception as exc:
+            advice = _advice(exc, first="tls_handshake_first" in options) if secure else ""
             raise BrokerUnavailable(
-                f"NATS at {server} cannot be used: {str(cause) or type(cause).__name__}.{advice}", broker="nats"
-            ) from cause
+                f"NATS at {server} cannot be used: {str(exc) or type(exc).__name__}.{advice}", broker="nats"
+            ) from exc
         for work in (self._write(), self._beat()):
             self._tasks.append(asyncio.create_task(work, name="roomcast-nats-link"))
 
@@ -138,27 +133,31 @@ class Link:
 
     async def subscribe(self, subjects: Iterable[Subject]) -> frozenset[Subject]:
         """Hear these subjects, and return behind a barrier those that the server has refused (rule 2)."""
-        asked: list[Subject] = []
+        asked = dict.fromkeys(subjects)
         with self._losing():
-            for subject in subjects:
-                asked.append(subject)
-                if subject not in self._subscriptions:
-                    self._deaf.discard(subject.lower())  # whoever else waits for the answer of before has seen it
-                    await self._listen(subject)
-                if len(asked) % _CHUNK == 0:
-                    await asyncio.sleep(0)
+            for some in chunks(asked, _CHUNK):
+                new = [subject for subject in some if subject not in self._numbers]
+                self._deaf.difference_update(new)  # whoever else waits for the answer of before has seen it
+                self._listen(new)
+                await self._breathe()
         await self.barrier()
-        refused = frozenset(subject for subject in asked if subject.lower() in self._deaf)
-        for subject in refused:
-            self._subscriptions.pop(subject, None)
-        return refused
+        refused = self._deaf.intersection(asked)
+        self._drop(refused)
+        return frozenset(refused)
 
     async def unsubscribe(self, subjects: Iterable[Subject]) -> None:
         """Stop hearing these subjects (rule 3)."""
         with self._losing():
-            for subject in subjects:
-                if (subscription := self._subscriptions.pop(subject, None)) is not None:
-                    await subscription.unsubscribe()
+            for some in chunks(subjects, _CHUNK):
+                self._connection.send(b"".join(map(unsubscribe, self._drop(some))))
+                await self._breathe()
+
+    def _drop(self, subjects: Iterable[Subject]) -> list[bytes]:
+        """Forget subscriptions; their numbers."""
+        numbers = [self._numbers.pop(subject) for subject in subjects if subject in self._numbers]
+        for number in numbers:
+            del self._heard[number]
+        return numbers
 
     async def barrier(self) -> None:
         """Return once every server of the cluster has handled all that was sent before."""
@@ -168,7 +167,7 @@ class Link:
                 await self._reach.everywhere(2 * self._heartbeat)
                 echoed = not self.over.is_set()
             else:
-                echoed = await (await self._send_marker())
+                echoed = await self._send_marker()
         if not echoed:
             raise BrokerUnavailable("The connection to NATS was lost.", broker="nats") from self._said
 
@@ -177,13 +176,13 @@ class Link:
 
         What comes back shows that this server knows all that the others have subscribed to so far.
         """
-        info = self._client.info
+        info = self._connection.info
 
-        async def send(headers: Mapping[str, str]) -> None:
-            await self._client.publish(self._probe, b"", headers=headers)
+        def send(headers: Mapping[str, str]) -> None:
+            self._connection.send(publish(self._probe, b"", headers=headers))
 
         self._reach = Reach(info, self._echo, send, self._tell)
-        await self._listen(self._probe, queue=str(info.get("server_id", "")))
+        self._listen([self._probe], queue=str(info.get("server_id", "")))
         await self._reach.meet(patience)
 
     async def settle(self) -> None:
@@ -221,59 +220,40 @@ class Link:
         self._on_lost = None
         graceful = not self.over.is_set()
         self.lose(BrokerClosed("The NATS broker is closed.", broker="nats"))
-        inner: list[asyncio.Task[Any]] = [
-            task for task in vars(self._client).values() if isinstance(task, asyncio.Task)
-        ]
-        if not graceful:
-            self._abort()  # close() would wait for a peer that does not read
         try:
-            with suppress(Exception):  # of a connection that is given up
-                async with asyncio.timeout(1.0):
-                    await self._client.close()
+            await self._connection.aclose(graceful=graceful)
         finally:
-            self._abort()
-            for task in (*self._tasks, *inner):
+            for task in self._tasks:
                 task.cancel()
-        await asyncio.gather(*self._tasks, *inner, return_exceptions=True)
-        await asyncio.sleep(0)  # the transport says goodbye to its socket in the loop's next turn
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _abort(self) -> None:
-        writer = getattr(getattr(self._client, "_transport", None), "_io_writer", None)
-        if isinstance(writer, asyncio.StreamWriter):
-            with suppress(AttributeError):  # of CPython 3.11's TLS transport, when it was closed twice before
-                writer.transport.abort()
+    def _listen(self, subjects: Iterable[Subject], queue: str = "") -> None:
+        commands: list[bytes] = []
+        for subject in subjects:
+            self._last_number += 1
+            number = b"%d" % self._last_number
+            commands.append(subscribe(subject, number, queue=queue))
+            if subject not in {self._echo, self._probe}:
+                self._numbers[subject] = number
+                self._heard[number] = subject
+        self._connection.send(b"".join(commands))
 
-    async def _listen(self, subject: Subject, queue: str = "") -> None:
-        # The library's count of bytes is only ever lowered by its own readers: 0 switches that limit off.
-        cb = None if self.ordered else self._take_later
-        subscription = await self._client.subscribe(subject, queue=queue, cb=cb, pending_bytes_limit=0)
-        if self.ordered and not hasattr(subscription, _QUEUE):
-            self.ordered = False  # a later nats-py: one task per subscription, and no order across them
-            await subscription.unsubscribe()
-            subscription = await self._client.subscribe(
-                subject, queue=queue, cb=self._take_later, pending_bytes_limit=0
-            )
-        if self.ordered:
-            setattr(subscription, _QUEUE, self._inflow)
-            if hasattr(subscription, _ITERATOR):
-                setattr(subscription, _ITERATOR, None)
-        if subject not in {self._echo, self._probe}:
-            self._subscriptions[subject] = subscription
+    async def _breathe(self) -> None:
+        """Give other tasks a turn, and the socket the time that it takes."""
+        if self._connection.clogged:
+            await self._connection.drained()
+        else:
+            await asyncio.sleep(0)
 
-    async def _take_later(self, message: Msg) -> None:
-        self._take(message)
-
-    def _take(self, message: Msg) -> None:
-        """What the server sent, in order; an exception here would end the library's read loop."""
-        self._hear(message.subject, message.data)
-
-    def _hear(self, subject: str, payload: bytes) -> None:
+    def _hear(self, number: bytes, subject: bytes, payload: bytes, _reply: bytes, _headers: bytes) -> None:
+        """A message, in order."""
         if self.over.is_set():
             return
         self._arrivals += 1
-        if subject != self._echo:
-            self._deliver(Subject(subject), payload)
-        elif not self._outflow.confirm(payload, self._said):
+        heard = self._heard.get(number)
+        if heard is not None:
+            self._deliver(heard, payload)
+        elif subject == self._own and not self._outflow.confirm(payload, self._said):
             self._echoed(payload)
 
     def _echoed(self, marker: bytes) -> None:
@@ -288,14 +268,14 @@ class Link:
         with self._losing():
             await self._outflow.keep_writing()
 
-    async def _send_marker(self) -> asyncio.Future[bool]:
+    def _send_marker(self) -> asyncio.Future[bool]:
         marker = self._next_marker()
         echo: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         if self.over.is_set():
             echo.set_result(False)
         else:
             self._echoes[marker] = echo
-            await self._client.publish(self._echo, marker)
+            self._connection.send(publish(self._echo, marker))
         return echo
 
     def _next_marker(self) -> bytes:
@@ -308,9 +288,9 @@ class Link:
         with self._losing():
             while True:
                 await asyncio.sleep(wait)
-                echo = await self._send_marker()
+                echo = self._send_marker()
                 if self._reach is not None:
-                    await self._reach.look()
+                    self._reach.look()
                 for _ in range(_PATIENCE):
                     before = self._arrivals
                     await asyncio.wait((echo,), timeout=wait)
@@ -328,54 +308,30 @@ class Link:
         except Exception as exc:  # noqa: BLE001 - it is told on, as the reason of the loss
             self.lose(exc)
 
-    def _watch_reader(self) -> None:
-        """Notice at once when the library's read loop ends, for whatever reason; the echo would, later."""
-        reader: asyncio.Task[Any] | None = getattr(self._client, "_reading_task", None)
-        if reader is not None:
-            reader.add_done_callback(self._reader_ended)
+    def _told(self, line: bytes) -> None:
+        """What the server says besides messages (NATS protocol)."""
+        verb, _, rest = line.partition(b" ")
+        match verb.upper():
+            case b"PING":
+                self._connection.send(PONG)
+            case b"INFO":
+                self._connection.info = {**self._connection.info, **json.loads(rest)}
+            case b"-ERR":
+                self._refused(rest.strip(b" '").decode(errors="replace"))
+            case b"PONG" | b"+OK":
+                pass
+            case _:
+                raise ConnectionError("NATS sent a line that is no part of its protocol.")
 
-    def _read_directly(self) -> None:
-        """Take messages as they are read, where they come in one order anyway."""
-        if self.ordered:
-            transport = self._client.transport
-            transport.set_protocol(Inlet(self._client, transport.get_protocol(), self._hear, self.lose))
-
-    def _guard_writes(self) -> None:
-        """Keep the library from writing to a connection that is lost already.
-
-        `writelines` of CPython 3.12 and 3.13's first releases does not look, and registers a file descriptor that may
-        be the next connection's by then, which then never hears that it is connected.
-        """
-        transport = getattr(self._client, "_transport", None)
-        writer = getattr(transport, "_io_writer", None)
-        if isinstance(writer, asyncio.StreamWriter):
-
-            def writelines(lines: Iterable[bytes]) -> None:
-                if not writer.transport.is_closing():
-                    writer.writelines(lines)
-
-            setattr(transport, "writelines", writelines)  # noqa: B010 - of a class that is not typed
-
-    def _reader_ended(self, reader: "asyncio.Task[Any]") -> None:
-        failure = None if reader.cancelled() else reader.exception()
-        self.lose(failure if isinstance(failure, Exception) else self._last())
-
-    async def _closed(self) -> None:
-        self.lose(self._last())
-
-    def _last(self) -> Exception:
-        return self._client.last_error or self._said or ConnectionError("The connection was closed")
-
-    async def _failed(self, error: Exception) -> None:
-        """What the library reports on the side: refused subjects, and reasons of what follows."""
-        self._said = error
-        if (denied := _DENIED.search(str(error).lower())) is None:
-            return
-        what, subject = denied.groups()
-        if subject == self._echo.lower():
+    def _refused(self, text: str) -> None:
+        """The server did not do something: a refusal concerns one subject, anything else the link."""
+        error = ConnectionError(f"NATS says: {text}")
+        denied = _DENIED.search(text)
+        if denied is None or denied[2] == self._echo:
             self.lose(error)
-        else:
-            (self._mute if what == "publish" else self._deaf).add(subject)
+            return
+        self._said = error
+        (self._mute if denied[1].lower() == "publish" else self._deaf).add(Subject(denied[2]))
 
 
 def _advice(error: Exception, *, first: bool) -> str:

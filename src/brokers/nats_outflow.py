@@ -9,43 +9,41 @@ connection sends in order, so a marker that comes back proves that it has handle
 3. Each publish has a marker behind it, two markers in a turn at most; it resolves when that comes back.
 4. When the link is gone, what was not written has failed as such, and what was written is unconfirmed.
 
-nats-py's own `publish` costs several times as much and hands everything to a task, which writes a turn later.
+nats-py's own `publish` costs several times as much, and hands everything to a task that writes a turn later.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from roomcast.brokers.nats_client import NatsClient
+from roomcast.brokers.nats_commands import PUBLISH
+from roomcast.brokers.nats_connection import CLOG, Connection
 from roomcast.core.broker import Position, Subject
 from roomcast.core.errors import BrokerError, PublishRejected, PublishUnconfirmed
 
 Publishing = asyncio.Future[Position | None]
-
-_CHUNK = 256 * 1024
-"""Bytes of one write, and bytes that may wait for the socket before nothing is added to them."""
 
 
 class Outflow:
     """The publishing half of a link.
 
     Args:
-        client: connected.
+        connection: open.
         echo: the subject of the markers.
         next_marker: gives another one.
-        denied: subjects, in lower case, to which the server has refused a publish; those that were noticed are removed.
+        denied: subjects to which the server has refused a publish; those that were noticed are removed.
         lose: is called with what keeps from writing.
     """
 
     def __init__(
         self,
-        client: NatsClient,
+        connection: Connection,
         echo: Subject,
         next_marker: Callable[[], bytes],
-        denied: set[str],
+        denied: set[Subject],
         lose: Callable[[Exception], None],
     ) -> None:
-        self._client = client
+        self._connection = connection
         self._echo = echo.encode()
         self._next_marker = next_marker
         self._denied = denied
@@ -88,13 +86,13 @@ class Outflow:
         for subject, future in published:
             if future.done():
                 continue
-            if denied and subject.lower() in denied:
+            if denied and subject in denied:
                 text = "The NATS account may not publish to a subject of this prefix: allow <prefix>.>"
                 _fail(future, PublishRejected(text, broker="nats"), why)
             else:
                 future.set_result(None)
         if denied:
-            denied.difference_update(subject.lower() for subject, _ in published)
+            denied.difference_update(subject for subject, _ in published)
         return True
 
     def waiting(self) -> list[Publishing]:
@@ -119,7 +117,7 @@ class Outflow:
         """Write on whenever the socket has taken what it was given (rule 2)."""
         while True:
             await self._clogged.wait()
-            await self._client.drain_to(_CHUNK // 4)  # well below what clogs it: else this would never wait
+            await self._connection.drained()
             self._clogged.clear()
             self._write()
 
@@ -134,14 +132,14 @@ class Outflow:
             return
         try:
             while self._queue:
-                if self._client.closing:
+                if self._connection.closing:
                     raise ConnectionResetError("The connection was closed")  # noqa: TRY301 - as what the library raises
-                if self._client.unwritten >= _CHUNK:
+                if self._connection.clogged:
                     self._clogged.set()
                     return
-                self._client.send(b"".join(self._next_chunk()))
+                self._connection.send(b"".join(self._next_chunk()))
             if self._written and not (self._held and self._marked):
-                self._client.send(self._mark())
+                self._connection.send(self._mark())
         except Exception as exc:  # noqa: BLE001 - whatever the library raises here ends the link, and says so
             self._lose(exc)
 
@@ -149,9 +147,9 @@ class Outflow:
         chunk: list[bytes] = []
         size = 0
         queue, written = self._queue, self._written
-        while queue and size < _CHUNK:
+        while queue and size < CLOG:
             subject, payload, future = queue.popleft()
-            chunk.append(b"PUB %b %d\r\n%b\r\n" % (subject.encode(), len(payload), payload))
+            chunk.append(PUBLISH % (subject.encode(), len(payload), payload))
             size += len(payload)
             written.append((subject, future))
         if not (self._held and self._marked):
@@ -162,7 +160,7 @@ class Outflow:
         marker = self._next_marker()
         self._marked.append((marker, self._written))
         self._written = []
-        return b"PUB %b %d\r\n%b\r\n" % (self._echo, len(marker), marker)
+        return PUBLISH % (self._echo, len(marker), marker)
 
 
 def _fail(future: Publishing, error: BrokerError, cause: Exception | None) -> None:

@@ -10,7 +10,7 @@
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 from roomcast.brokers.nats_trace import FIRST_TRACING, Probe, Probes
 from roomcast.core.broker import Barrier, Gap, Subject
@@ -39,7 +39,7 @@ class Reach:
         self,
         info: Mapping[str, object],
         echo: Subject,
-        send: Callable[[Mapping[str, str]], Awaitable[None]],
+        send: Callable[[Mapping[str, str]], None],
         tell: Callable[[Gap], None],
     ) -> None:
         self._echo = echo
@@ -65,10 +65,10 @@ class Reach:
         """How far a barrier reaches (rule 4)."""
         return "server" if self._probes.blind or (self._clustered and not self._traces) else "cluster"
 
-    async def look(self) -> None:
+    def look(self) -> None:
         """Send a probe without waiting for it: a server that stood alone may have got a leaf node meanwhile."""
         if self._able:
-            await self._send(self._probes.begin(self._echo)[1])
+            self._send(self._probes.begin(self._echo)[1])
 
     async def meet(self, patience: float) -> None:
         """What a new link begins with: meet the servers behind its own, or find that they cannot be asked (rule 4)."""
@@ -109,7 +109,7 @@ class Reach:
             while not self._lost:
                 probe, headers = self._probes.begin(self._echo)
                 sent.append(probe)
-                await self._send(headers)
+                self._send(headers)
                 if await self._reported(sent, news, loop.time() + patience / _TRIES):
                     return
                 if self._name in probe.missing:

@@ -1,161 +1,129 @@
-"""The reading half of a link to NATS: what is taken directly and what the library reads come in one order."""
+"""The reading half of a link to NATS: everything comes once and in order, however the socket cuts it."""
 
 import asyncio
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nats.protocol.parser import Parser
 
-from roomcast.brokers.nats_client import NatsClient, make_client
 from roomcast.brokers.nats_inlet import Inlet
 
-INFO = b'INFO {"server_id":"s"}\r\n'
 HEADER = b"NATS/1.0\r\nName: value\r\n\r\n"
+Seen = tuple[bytes, ...]
+"""A line, or subscription, subject, payload, where to reply and headers of a message."""
 
 
-class Library:
-    """The library's half: its stream, its parser, and a task that reads when it is let."""
+class Reader:
+    """An inlet, and what it hands on."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[str, bytes]] = []
+        self.seen: list[Seen] = []
         self.lost: list[Exception] = []
-        self._reader = asyncio.StreamReader()
-        self._parser = Parser(self)
-        client: Any = make_client()
-        client._ps = self._parser
-        client._transport = self
-        self.client: NatsClient = client
-        self._io_reader = self._reader
-        protocol = asyncio.StreamReaderProtocol(self._reader)
-        self.inlet = Inlet(self.client, protocol, self._take, self.lost.append)
+        self.gone = 0
+        self.stream = asyncio.StreamReaderProtocol(asyncio.StreamReader())
+        self.inlet = Inlet(self.stream, message=self._message, line=self._line, lose=self.lost.append, gone=self.went)
 
-    def at_eof(self) -> bool:
-        return self._reader.at_eof()
+    def _message(self, *message: bytes) -> None:
+        self.seen.append(message)
 
-    async def read(self) -> None:
-        """What one turn of the library's task does."""
-        if self._reader._buffer:  # type: ignore[attr-defined]
-            await self._parser.parse(await self._reader.read(64))
+    def _line(self, line: bytes) -> None:
+        self.seen.append((line,))
 
-    def _take(self, subject: str, payload: bytes) -> None:
-        self.seen.append((subject, payload))
-
-    # What the parser calls
-
-    async def _process_msg(self, _sid: int, subject: bytes, _reply: bytes, data: bytes, headers: bytes | None) -> None:
-        self.seen.append((subject.decode() + (" with headers" if headers else ""), data))
-
-    async def _process_err(self, error: str) -> None:
-        await asyncio.sleep(0)
-        self.seen.append(("error", error.encode()))
-
-    async def _process_ping(self) -> None:
-        self.seen.append(("ping", b""))
-
-    async def _process_pong(self) -> None:
-        self.seen.append(("pong", b""))
-
-    def _process_info(self, _info: object) -> asyncio.Future[None]:
-        self.seen.append(("info", b""))
-        done = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        return done  # the parser of 2.9 does not wait for it
+    def went(self) -> None:
+        self.gone += 1
 
 
-def _message(payload: bytes, reply: bytes) -> tuple[bytes, tuple[str, bytes]]:
-    return b"MSG app.room 7%b %d\r\n%b\r\n" % (reply, len(payload), payload), ("app.room", payload)
+def _message(payload: bytes, reply: bytes) -> tuple[bytes, Seen]:
+    head = b"MSG app.room 7 %b %d\r\n" % (reply, len(payload)) if reply else b"MSG app.room 7 %d\r\n" % len(payload)
+    return head + payload + b"\r\n", (b"7", b"app.room", payload, reply, b"")
 
 
-def _with_headers(payload: bytes) -> tuple[bytes, tuple[str, bytes]]:
-    head = b"HMSG app.probe 8 %d %d\r\n" % (len(HEADER), len(HEADER) + len(payload))
-    return head + HEADER + payload + b"\r\n", ("app.probe with headers", payload)
+def _with_headers(payload: bytes, reply: bytes, headers: bytes = HEADER) -> tuple[bytes, Seen]:
+    to = b"app.probe 8 " + (reply + b" " if reply else b"")
+    head = b"HMSG %b%d %d\r\n" % (to, len(headers), len(headers) + len(payload))
+    return head + headers + payload + b"\r\n", (b"8", b"app.probe", payload, reply, headers)
+
+
+def _line(line: bytes) -> tuple[bytes, Seen]:
+    return line + b"\r\n", (line,)
 
 
 PAYLOADS = st.binary(max_size=40) | st.sampled_from([b"MSG app.room 7 3\r\n", b"\r\nPING\r\n", b"-ERR 'no'\r\n"])
+REPLIES = st.sampled_from([b"", b"reply.to"])
 COMMANDS = st.one_of(
-    st.builds(_message, PAYLOADS, st.sampled_from([b"", b" reply.to"])),
-    st.builds(_with_headers, PAYLOADS),
-    st.sampled_from(
-        [
-            (b"PING\r\n", ("ping", b"")),
-            (b"PONG\r\n", ("pong", b"")),
-            (INFO, ("info", b"")),
-            (b"-ERR 'Permissions Violation'\r\n", ("error", b"'permissions violation'")),
-        ]
-    ),
+    st.builds(_message, PAYLOADS, REPLIES),
+    st.builds(_with_headers, PAYLOADS, REPLIES, st.sampled_from([HEADER, b"NATS/1.0 503\r\n\r\n", b"x"])),
+    st.builds(_line, st.sampled_from([b"PING", b"PONG", b'INFO {"server_id":"s"}', b"-ERR 'Permissions'", b"", b"MS"])),
 )
 
 
-@given(st.lists(COMMANDS, max_size=12), st.lists(st.tuples(st.integers(1, 60), st.integers(0, 2)), max_size=40))
-async def test_everything_comes_once_and_in_order(
-    commands: list[tuple[bytes, tuple[str, bytes]]], cuts: list[tuple[int, int]]
-) -> None:
-    """Rules 1 and 2, wherever the socket cuts what is sent, and however slow the library is."""
-    library = Library()
+@given(st.lists(COMMANDS, max_size=12), st.lists(st.integers(1, 60), max_size=40))
+async def test_everything_comes_once_and_in_order(commands: list[tuple[bytes, Seen]], cuts: list[int]) -> None:
+    """Rules 1 and 3, wherever the socket cuts what is sent."""
+    reader = Reader()
     data = b"".join(sent for sent, _ in commands)
-    for size, turns in cuts:
+    for size in cuts:
         if not data:
             break
-        library.inlet.data_received(data[:size])
+        reader.inlet.data_received(data[:size])
         data = data[size:]
-        for _ in range(turns):
-            await library.read()
     if data:
-        library.inlet.data_received(data)
-    while not library.client.all_read:
-        await library.read()
-    assert library.seen == [seen for _, seen in commands]
-    assert not library.lost
-
-
-async def test_wherever_it_is_cut_nothing_is_taken_for_something_else() -> None:
-    """Between two reads the library may be in the midst of a message (rule 2)."""
-    inner = b"MSG app.inner 7 0\r\n\r\n"  # the payload looks like a message
-    commands = [
-        _message(b"first", b""),
-        _with_headers(inner),
-        (b"PING\r\n", ("ping", b"")),
-        _message(inner, b" reply.to"),
-    ]
-    data = b"".join(sent for sent, _ in commands)
-    for at in range(len(data)):
-        library = Library()
-        for part in (data[:at], data[at:]):
-            library.inlet.data_received(part)
-            for _ in range(10):
-                await library.read()
-        assert library.seen == [seen for _, seen in commands]
+        reader.inlet.data_received(data)
+    assert reader.seen == [seen for _, seen in commands]
+    assert not reader.lost
 
 
 @pytest.mark.timeout(10)
 async def test_a_large_message_in_many_pieces_costs_as_much_as_its_bytes() -> None:
     """Rule 3: put together anew with each piece, these would be copied for minutes."""
-    library = Library()
+    reader = Reader()
     sent, seen = _message(bytes(32 << 20), b"")
     behind, seen_behind = _message(b"behind", b"")
     data = sent + behind
     for at in range(0, len(data), 1024):
-        library.inlet.data_received(data[at : at + 1024])
-    assert library.seen == [seen, seen_behind]
+        reader.inlet.data_received(data[at : at + 1024])
+    assert reader.seen == [seen, seen_behind]
 
 
-@pytest.mark.parametrize("broken", [b"MSG a 1\r\n", b"MSG a 1 2 3 4\r\n", b"MSG a 1 many\r\n", b"MSG \xff 1 0\r\n\r\n"])
-async def test_a_broken_message_ends_the_link(broken: bytes) -> None:
-    library = Library()
-    library.inlet.data_received(broken)
-    assert len(library.lost) == 1
-    assert not library.seen
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"MSG a 1\r\n",
+        b"MSG a 1 2 3 4\r\n",
+        b"MSG a 1 many\r\n",
+        b"MSG a 1 -40\r\n\r\n",
+        b"HMSG a 1 5\r\n",
+        b"HMSG a 1 8 5\r\nNATS/1.0\r\n",
+        b"HMSG a 1 -1 5\r\n12345\r\n",
+        bytes((1 << 20) + 1),
+    ],
+)
+async def test_what_is_no_part_of_the_protocol_ends_the_link(broken: bytes) -> None:
+    """Rule 2."""
+    reader = Reader()
+    reader.inlet.data_received(broken)
+    assert len(reader.lost) == 1
+    assert not reader.seen
 
 
 async def test_what_a_handler_raises_ends_the_link_and_nothing_else() -> None:
-    lost: list[Exception] = []
+    """Rule 2."""
+    reader = Reader()
 
-    def take(_subject: str, _payload: bytes) -> None:
+    def refuse(*_: bytes) -> None:
         raise RuntimeError("no")
 
-    library = Library()
-    inlet = Inlet(library.client, asyncio.Protocol(), take, lost.append)
+    inlet = Inlet(reader.stream, message=refuse, line=refuse, lose=reader.lost.append, gone=reader.went)
     inlet.data_received(b"MSG a 1 0\r\n\r\n")
-    assert [str(error) for error in lost] == ["no"]
+    inlet.data_received(b"PING\r\n")
+    assert [str(error) for error in reader.lost] == ["no", "no"]
+
+
+async def test_the_end_of_the_connection_is_told_with_its_reason() -> None:
+    reader = Reader()
+    reader.inlet.eof_received()
+    reset = ConnectionResetError("by the peer")
+    reader.inlet.connection_lost(reset)
+    assert [str(error) for error in reader.lost] == ["The connection was closed", "by the peer"]
+    assert reader.lost[1] is reset
+    assert reader.gone == 1

@@ -18,11 +18,11 @@ _PUB = re.compile(rb"PUB (\S+) (\d+)\r\n")
 
 
 class Socket:
-    """The library's client, as far as it is used, and the server behind it."""
+    """The connection, as far as it is used, and the server behind it."""
 
     def __init__(self) -> None:
         self.closing = False
-        self.unwritten = 0
+        self.clogged = False
         self.sent: list[tuple[str, bytes]] = []  # what the server will handle
         self.writes = 0
         self.free = asyncio.Event()
@@ -38,20 +38,19 @@ class Socket:
             self.sent.append((head[1].decode(), commands[head.end() : end]))
             at = end + 2
 
-    async def drain_to(self, size: int) -> None:
-        if self.unwritten <= size:
-            return
-        await self.free.wait()
-        self.free.clear()
-        self.unwritten = 0
+    async def drained(self) -> None:
+        if self.clogged:
+            await self.free.wait()
+            self.free.clear()
+            self.clogged = False
 
-    def handle(self, outflow: Outflow, *, deny: str | None = None, denied: set[str]) -> list[bytes]:
+    def handle(self, outflow: Outflow, *, deny: str | None = None, denied: set[Subject]) -> list[bytes]:
         """Handle all that was sent: the server refuses one subject, and sends the markers back; what it took."""
         sent, self.sent = self.sent, []
         taken: list[bytes] = []
         for subject, payload in sent:
             if subject == deny:
-                denied.add(subject)
+                denied.add(Subject(subject))
             elif subject == ECHO:
                 assert outflow.confirm(payload, None)
             else:
@@ -59,18 +58,18 @@ class Socket:
         return taken
 
 
-def outflow_to(socket: Socket, denied: set[str]) -> tuple[Outflow, list[Exception]]:
+def outflow_to(socket: Socket, denied: set[Subject]) -> tuple[Outflow, list[Exception]]:
     lost: list[Exception] = []
     numbers = iter(range(10**6))
-    client: Any = socket
-    return Outflow(client, ECHO, lambda: b"%d" % next(numbers), denied, lost.append), lost
+    connection: Any = socket
+    return Outflow(connection, ECHO, lambda: b"%d" % next(numbers), denied, lost.append), lost
 
 
 class World:
     """An outflow, its socket, and what became of everything that was published."""
 
     def __init__(self) -> None:
-        self.socket, self.denied = Socket(), set[str]()
+        self.socket, self.denied = Socket(), set[Subject]()
         self.outflow, self.lost = outflow_to(self.socket, self.denied)
         self.published: list[tuple[bytes, Publishing]] = []
         self.taken: list[bytes] = []
@@ -84,10 +83,10 @@ class World:
         await asyncio.sleep(0)
 
     async def clog(self) -> None:
-        self.socket.unwritten = 1 << 20
+        self.socket.clogged = True
 
     async def free(self) -> None:
-        self.socket.unwritten = 0
+        self.socket.clogged = False
         self.socket.free.set()
         for _ in range(3):
             await asyncio.sleep(0)
@@ -150,7 +149,7 @@ async def outcomes(world: World, unsent: AbstractSet[bytes]) -> None:
 
 async def test_the_publishes_of_a_turn_are_two_writes_and_two_markers() -> None:
     """Rules 1 and 3."""
-    socket, denied = Socket(), set[str]()
+    socket, denied = Socket(), set[Subject]()
     outflow, _ = outflow_to(socket, denied)
     futures = [outflow.publish(Subject("app.room"), b"%d" % number) for number in range(1000)]
     assert [payload for _, payload in socket.sent] == [b"0", b"0"]  # the first one, and its marker
@@ -173,11 +172,11 @@ async def test_the_publishes_of_a_turn_are_two_writes_and_two_markers() -> None:
 
 async def test_nothing_is_written_to_a_socket_that_is_full() -> None:
     """Rule 2."""
-    socket, denied = Socket(), set[str]()
+    socket, denied = Socket(), set[Subject]()
     outflow, _ = outflow_to(socket, denied)
     writer = asyncio.create_task(outflow.keep_writing())
     await asyncio.sleep(0)
-    socket.unwritten = 1 << 18  # which clogs it
+    socket.clogged = True
     future = outflow.publish(Subject("app.room"), b"late")
     for _ in range(3):
         await asyncio.sleep(0)
@@ -191,7 +190,7 @@ async def test_nothing_is_written_to_a_socket_that_is_full() -> None:
 
 
 async def test_what_cannot_be_written_ends_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
-    socket, denied = Socket(), set[str]()
+    socket, denied = Socket(), set[Subject]()
     outflow, lost = outflow_to(socket, denied)
 
     def send(_commands: bytes) -> None:
@@ -207,7 +206,7 @@ async def test_what_cannot_be_written_ends_the_link(monkeypatch: pytest.MonkeyPa
 
 async def test_nothing_counts_as_written_to_a_connection_that_is_closed() -> None:
     """Rule 4: a write finds out that the connection is gone before a read does; what comes then is certainly unsent."""
-    socket, denied = Socket(), set[str]()
+    socket, denied = Socket(), set[Subject]()
     outflow, lost = outflow_to(socket, denied)
     written, second, third = (outflow.publish(Subject("app.room"), payload) for payload in (b"1", b"2", b"3"))
     socket.closing = True
@@ -220,7 +219,7 @@ async def test_nothing_counts_as_written_to_a_connection_that_is_closed() -> Non
 
 
 async def test_a_foreign_marker_confirms_nothing() -> None:
-    socket, denied = Socket(), set[str]()
+    socket, denied = Socket(), set[Subject]()
     outflow, _ = outflow_to(socket, denied)
     future = outflow.publish(Subject("app.room"), b"x")
     assert not outflow.confirm(b"999", None)

@@ -1,7 +1,7 @@
 """NATS breaks in every way it is known to break; each test proves that its fault really happened."""
 
 # pyright: reportPrivateUsage=false
-# Deafness inside the client library can only be brought about inside.
+# Deafness, and a server that says what none says, can only be brought about inside.
 
 import asyncio
 import signal
@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from roomcast.brokers import nats_link
 from roomcast.brokers.nats import NatsBroker
+from roomcast.brokers.nats_inlet import Inlet
 from roomcast.core.broker import Delivery, Gap, Position, Subject
 from roomcast.core.errors import BrokerUnavailable, PayloadTooLarge, PublishUnconfirmed
 from tests.brokers.cluster import Cluster, Event, Node, closing, gaps, outcome, payloads, send
@@ -141,18 +141,26 @@ async def test_silence_is_a_lost_link(cluster: Cluster, server: NatsServer, prox
     assert proxy.connections >= 2
 
 
-async def test_a_read_loop_that_dies_is_noticed_at_once(cluster: Cluster) -> None:
+async def test_a_line_that_nobody_understands_ends_the_link_at_once(cluster: Cluster) -> None:
+    """Rule 12: what comes behind it may be anything."""
     node = await cluster.node(heartbeat=30.0)
     (subject,) = cluster.subjects(1)
     await node.broker.subscribe([subject])
-    broker = inside(node)
-    assert broker._life.link is not None
-    client = broker._life.link._client
-    reader: asyncio.Task[None] = vars(client)["_reading_task"]
-    reader.cancel()
+    protocol = transport(node).get_protocol()
+    assert isinstance(protocol, Inlet)
+    protocol.data_received(b"WHAT\r\n")
     events = await node.hear_gap("reconnected")
     assert link_gaps(events) == [DOWN, UP]
     await works(node, subject)
+
+
+def transport(node: Node) -> asyncio.Transport:
+    """The socket of the node's link."""
+    broker = inside(node)
+    assert broker._life.link is not None
+    found = broker._life.link._connection._transport
+    assert isinstance(found, asyncio.Transport)
+    return found
 
 
 async def works(node: Node, subject: Subject) -> None:
@@ -160,25 +168,13 @@ async def works(node: Node, subject: Subject) -> None:
     await node.hear_payload(b"hello")
 
 
-def do_nothing(_link: nats_link.Link) -> None:
-    pass
-
-
-async def test_deafness_is_noticed_by_the_echo(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library's defect: a PONG that comes after its waiter gave up ends the read loop in silence."""
-    monkeypatch.setattr(nats_link.Link, "_watch_reader", do_nothing)
+async def test_deafness_is_noticed_by_the_echo(cluster: Cluster) -> None:
+    """Rule 12: a socket from which nothing is read looks as well as any other."""
     node = await cluster.node(heartbeat=BEAT)
     (subject,) = cluster.subjects(1)
     await node.broker.subscribe([subject])
-    broker = inside(node)
-    assert broker._life.link is not None
-    client = vars(broker._life.link)["_client"]
-    gave_up: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-    gave_up.cancel()
     started = time.monotonic()
-    await client._send_ping(gave_up)
-    await until(client._reading_task.done, what="the read loop is dead")
-    assert client.is_connected
+    transport(node).pause_reading()
     events = await node.hear_gap("reconnected")
     assert link_gaps(events) == [DOWN, UP]
     assert time.monotonic() - started < 2 * BEAT + SLACK
