@@ -3,6 +3,7 @@
 1. A packet is encoded before any client sees the event; what cannot be serialised is an `EncodeError`.
 2. What leaves here, or is let in, is a well-formed packet of its namespace: valid JSON (no NaN, which breaks a
    browser's parser) or msgpack, a name first that is not one of Socket.IO's own, placeholders that fit the attachments.
+   Half of a surrogate pair may stand in JSON, escaped: a browser sends one where a text was cut in an emoji.
 3. A packet whose serializer is this server's own is passed on as the same bytes. One made by the other standard
    serializer is decoded and encoded again; one made by a packet class that this server does not use is refused.
 
@@ -10,6 +11,7 @@ Socket.IO protocol v5: `<type>[<attachments>-][<namespace>,][<id>][<JSON payload
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from json import encoder as json_encoder
 from typing import Any, Protocol, cast
@@ -26,7 +28,11 @@ Parts = tuple[str | bytes, ...]
 _json_array = msgspec.json.Decoder(list[msgspec.Raw])
 _json_string = msgspec.json.Decoder(str)
 _json_any = msgspec.json.Decoder(list[Any])
-
+_escapes = re.compile(
+    r"\\\\"  # a backslash, so that what follows it is text
+    r"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a pair
+    r"|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
 
 _RESERVED = frozenset({"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"})
 _BAD_DATA = (TypeError, ValueError, OverflowError, RecursionError, AttributeError, KeyError, IndexError)
@@ -77,23 +83,21 @@ class Packets:
         if self._dumps is not None and event not in _RESERVED:
             try:
                 text = self._dumps(data)
+            except ValueError as exc:
+                raise _not_serialisable(event, exc) from exc
             except _BAD_DATA:
                 pass  # bytes somewhere, or not serialisable at all: the long way finds out which
             else:
                 packet = Packet("json", f"2{text}" if namespace == "/" else f"2{namespace},{text}")
-                # What the encoder makes is JSON; only lone surrogates and deep nesting are more than a client reads.
-                sound = len(text) <= _SHORT and "\\ud" not in text
-                return packet if sound else self._checked(event, packet, namespace)
+                # What the encoder makes is JSON; only deep nesting is more than a client reads.
+                return packet if len(text) <= _SHORT else self._checked(event, packet, namespace)
         try:
             parts = self._encode(sio_packet.EVENT, _plain(data), namespace)
             return self._checked(event, _packet(self.codec, parts), namespace)
         except EncodeError:
             raise
         except _BAD_DATA as exc:
-            raise EncodeError(
-                f"The data of event {event!r:.80} cannot be serialised: {exc}. "
-                "Convert it to text, numbers, bytes, lists and dictionaries first."
-            ) from exc
+            raise _not_serialisable(event, exc) from exc
 
     def ack(self, data: Sequence[Any], namespace: str, number: int) -> Packet:
         """An ACK packet with a client's answer, to travel to the node that asked.
@@ -188,6 +192,13 @@ class Packets:
         return cast("SocketioPacket", decoded)
 
 
+def _not_serialisable(event: str, exc: Exception) -> EncodeError:
+    return EncodeError(
+        f"The data of event {event!r:.80} cannot be serialised: {exc}. Convert it to text, numbers (JSON has neither "
+        "NaN nor infinity), bytes, lists and dictionaries first."
+    )
+
+
 def check(packet: Packet, namespace: str) -> None:
     """Refuse an event packet that would reach a client as a broken frame (rule 2).
 
@@ -209,7 +220,11 @@ def _check_json(packet: Packet, namespace: str) -> None:
     if head[at : at + 1] != "[":  # a browser takes a blank here for an acknowledgement's id
         raise ValueError("its payload is not a list")
     payload = head[at:]
-    items = _json_array.decode(payload)
+    try:
+        items = _json_array.decode(payload)
+    except msgspec.DecodeError:
+        payload = _escapes.sub(lambda escape: "\\ufffd" if escape["half"] else escape[0], payload)  # rule 2
+        items = _json_array.decode(payload)
     _check_name(_json_string.decode(items[0]) if items else None)
     if not packet.blobs and head[0] == "2":
         return

@@ -68,7 +68,7 @@ async def test_a_custom_json_module(alone: Cluster) -> None:
 @pytest.mark.parametrize("serializer", ["default", "msgpack"])
 @pytest.mark.parametrize(
     "data",
-    [datetime.now(UTC), {1, 2}, object(), Colour.RED, "\ud800", {"deep": [b"blob", {1}]}],
+    [datetime.now(UTC), {1, 2}, object(), Colour.RED, {"deep": [b"blob", {1}]}],
     ids=lambda data: type(data).__name__,
 )
 async def test_data_that_no_packet_carries_is_an_error_before_any_client_sees_it(
@@ -88,6 +88,16 @@ async def test_data_that_no_packet_carries_is_an_error_before_any_client_sees_it
             await emit()
     assert await alone.finish(a, *clients) == [[], []]
     assert not len(a.inside._broadcast.acks)
+
+
+async def test_a_text_that_was_cut_in_an_emoji_reaches_everyone(alone: Cluster) -> None:
+    """A browser's `text.slice(0, n)` makes one, and sends it."""
+    a, b = await alone.pair()
+    clients = [await a.client(), await b.client()]
+    await a.sio.emit("said", "\U0001f600\ud83d")
+    await a.sio.emit("said", (b"blob", "\ud83d"))
+    expected = [("said", "\U0001f600\ud83d"), ("said", b"blob", "\ud83d")]
+    assert await alone.finish(a, *clients) == [expected] * 2
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf"), {("a", "b"): 1}], ids=repr)

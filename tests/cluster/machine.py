@@ -224,7 +224,7 @@ class ClusterMachine(RuleBasedStateMachine):
     def emit(self, index: int, namespace: str, to: Any, skip: list[int]) -> None:
         self.run(self._emit(self.node(index), namespace, to, skip))
 
-    @rule(index=indexes, room=rooms, data=st.sampled_from((object(), float("nan"), "\ud800", "x" * 20_000, b"\0\1")))
+    @rule(index=indexes, room=rooms, data=st.sampled_from((object(), float("nan"), "x" * 20_000, b"\0\1")))
     def emit_what_may_not_travel(self, index: int, room: Room, data: object) -> None:
         self.run(self._emit(self.node(index), "/", [room], [], data))
 

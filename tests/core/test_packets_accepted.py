@@ -52,6 +52,9 @@ ONE = '["a",{"_placeholder":true,"num":0}]'
         ('2["a","\n"]', ()),
         ('2["a","\x1e"]', ()),
         ('2["a","\\x"]', ()),
+        ('2["a","\ud83d"]', ()),
+        ('2["a",\\ud83d]', ()),
+        ('2["a","\\ud83"]', ()),
         ('2["a",01]', ()),
         ('2["a",]', ()),
         ("2['a']", ()),
@@ -89,6 +92,22 @@ ONE = '["a",{"_placeholder":true,"num":0}]'
 def test_rule_2_a_broken_packet_reaches_no_client(text: str, blobs: tuple[bytes, ...]) -> None:
     for packets in (JSON, MSGPACK):
         assert refusal(packets, Packet("json", text, blobs), "/") == "packet"
+
+
+@pytest.mark.parametrize(
+    ("text", "blobs"),
+    [
+        (r'2["a","\ud83d"]', ()),
+        (r'2["\uDE00\ud83d",{"\udfff":"\\\uD800\ud83d\ude00"}]', ()),
+        (rf'51-["a","\ud83d",{ONE[5:]}', (b"x",)),
+    ],
+)
+def test_rule_2_half_of_a_surrogate_pair_is_let_in(text: str, blobs: tuple[bytes, ...]) -> None:
+    """ "Half of a surrogate pair may stand in JSON, escaped" """
+    parts = JSON.accept(Packet("json", text, blobs), "/")
+    assert parts == (text, *blobs)
+    strict_event(parts, "/")
+    assert refusal(MSGPACK, Packet("json", text, blobs), "/") == "packet", "msgpack has no words for it"
 
 
 @pytest.mark.parametrize(
@@ -136,7 +155,18 @@ def test_rule_2_nor_does_a_broken_msgpack_packet(blobs: tuple[bytes, ...]) -> No
 def mutate(data: st.DataObject, text: str) -> str:
     """The text with some characters changed, inserted or gone."""
     pieces = st.sampled_from(
-        [*'[]{}:,"\\-+.0123456789eE /\n\t\x1e', "NaN", "null", "true", '"_placeholder"', "/chat", "é", "\u0661"]
+        [
+            *'[]{}:,"\\-+.0123456789eE /\n\t\x1e',
+            "\\ud83d",
+            "\\uDE00",
+            "NaN",
+            "null",
+            "true",
+            '"_placeholder"',
+            "/chat",
+            "é",
+            "\u0661",
+        ]
     )
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(text)))
