@@ -261,18 +261,20 @@ def split_url(url: str, settings: Options, broker_parameters: frozenset[str]) ->
     parts = urlsplit(url)
     own: dict[str, Any] = {}
     broker: dict[str, str] = {}
+    # a ? in a password begins the query, so that its end may stand where a name should
+    cut = "@" in url.partition("?")[2]
+    hint = " Write a ? in a password as %3F." if cut else ""
     for name, text in parse_qsl(parts.query, keep_blank_values=True):
+        shown = "parameter" if cut else f"parameter {name!r:.80}"
         if name in own or name in broker:
-            raise ConfigurationError(f"The URL names the parameter {name!r:.80} twice.")
+            raise ConfigurationError(f"The URL names the {shown} twice.")
         if name in broker_parameters:
             broker[name] = text
         elif name in _FROM_URL:
             own[name] = _value(name, text)
         else:
             known = ", ".join(sorted(_FROM_URL | broker_parameters))
-            raise ConfigurationError(
-                f"Unknown parameter {name!r:.80} in the {parts.scheme}:// URL: it is one of {known}."
-            )
+            raise ConfigurationError(f"Unknown {shown} in the {parts.scheme}:// URL: it is one of {known}.{hint}")
     bare = url.partition("#")[0].partition("?")[0]
     return bare, broker, replace(settings, **own, given=settings.given | own.keys())
 

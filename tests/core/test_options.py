@@ -156,6 +156,15 @@ def test_a_brokers_parameter_goes_before_a_setting_of_the_same_name() -> None:
     assert (own, applied.name) == ({"name": "x"}, None)
 
 
+@pytest.mark.parametrize(
+    "password", ["p?hunter2", "p?a=1&hunter2", "p?hunter2&b", "p?hunter2#c", "p?hunter2=1&hunter2=2"]
+)
+def test_a_password_that_was_not_encoded_stands_in_no_refusal(password: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"in a password as %3F") as refused:
+        split_url(f"redis://user:{password}@host/", Options(), NOTHING)
+    assert "hunter2" not in str(refused.value)
+
+
 def test_no_password_stands_in_a_refusal() -> None:
     for query in ("lnger=1", "linger=x", "linger=1&linger=2"):
         with pytest.raises(ConfigurationError) as refused:
