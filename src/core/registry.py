@@ -27,6 +27,8 @@ def open_broker(url: str, settings: Options, node: str) -> tuple[Broker, Options
     Raises:
         ConfigurationError: no broker serves the scheme, its extra is not installed, or the URL is malformed.
     """
+    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # it is the application's
+        raise ConfigurationError(f"A broker's URL is text, such as redis://localhost:6379, not {type(url).__name__}.")
     try:
         scheme = urlsplit(url).scheme
     except ValueError:  # its text may quote a password

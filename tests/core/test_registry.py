@@ -99,6 +99,12 @@ def test_a_url_that_opens_nothing(url: str, says: str) -> None:
     assert refused.value.__cause__ is None or "hunter2" not in str(refused.value.__cause__)
 
 
+@pytest.mark.parametrize("url", [b"redis://localhost", ["nats://one", "nats://two"], 6379], ids=repr)
+def test_a_url_is_text(url: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"is text, such as redis://localhost:6379, not {type(url).__name__}"):
+        open_broker(url, Options(), "node-1")
+
+
 @pytest.mark.parametrize(
     ("url", "client", "extra"),
     [
