@@ -27,7 +27,7 @@ from roomcast.core.clients import Clients, addressed, skipped
 from roomcast.core.cluster import Cluster
 from roomcast.core.doorway import Doorway
 from roomcast.core.elsewhere import Elsewhere
-from roomcast.core.errors import BrokerUnavailable, WireError
+from roomcast.core.errors import BrokerUnavailable, ConfigurationError, RoomcastError, WireError
 from roomcast.core.events import Handlers, ServerEvents
 from roomcast.core.fanout import FanOut
 from roomcast.core.gaps import GapHook
@@ -123,10 +123,18 @@ class Adapter(Clients, Services):
         Raises:
             BrokerUnavailable: no broker answered within `connect_timeout`; calling again is fine.
             BrokerClosed: the adapter was closed.
+            ConfigurationError: the broker will never accept these settings.
+            RuntimeError: it was started on another event loop.
+
+        What is raised is also logged, because an ASGI server says no more than that startup failed.
         """
         self._be_oneself()
         if not self._starting.under_way:
-            await self._node.start()
+            try:
+                await self._node.start()
+            except RoomcastError as exc:
+                logger.error("roomcast: not started: %s", exc)  # noqa: TRY400 - socketio.ASGIApp drops what is raised
+                raise
             return
         await self._starting.wait(self._node)
         if self._starting.error is not None:
@@ -219,7 +227,17 @@ class Adapter(Clients, Services):
     # What the server calls: life and connections
 
     def set_server(self, server: Any) -> None:
-        """Called by the server with itself."""
+        """Called by the server with itself.
+
+        Raises:
+            ConfigurationError: it is no `socketio.AsyncServer`, or the adapter serves another one.
+        """
+        if not server.is_asyncio_based():
+            raise ConfigurationError(
+                "roomcast works with socketio.AsyncServer, not with socketio.Server and its threads."
+            )
+        if self.server is not None and self.server is not server:
+            raise ConfigurationError("This adapter serves another socketio.AsyncServer: make one Adapter for each.")
         self.server = server
         self.json = server.packet_class.json
         self._note_auth(server)

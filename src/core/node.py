@@ -178,11 +178,17 @@ class Node:
             BrokerUnavailable: no broker answered within `connect_timeout`.
             BrokerClosed: the node was closed.
             ConfigurationError: the broker will never accept these settings.
+            RuntimeError: it was started on another event loop.
         """
         async with self._start_lock:
             self.check_open()
             if not self._loops:
                 await self._start()
+            elif self._loops[0].get_loop() is not asyncio.get_running_loop():
+                raise RuntimeError(
+                    f"The {self._who} was started on another event loop and works on that one alone: "
+                    "close it before its loop ends, and make another one for this loop."
+                )
 
     def check_open(self) -> None:
         """Raise `BrokerClosed` once this node is closed."""

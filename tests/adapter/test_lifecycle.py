@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import socketio
 
 from roomcast import Adapter, BrokerClosed, BrokerUnavailable, ConfigurationError
 from tests.adapter.conftest import broker_url
@@ -39,6 +40,45 @@ async def test_start_twice_and_close_twice(scheme: str, shared_brokers: SharedBr
     await adapter.aclose()
     assert not adapter.health()
     assert "closed" in adapter.health().reason
+
+
+def test_an_adapter_belongs_to_one_event_loop() -> None:
+    """ "RuntimeError: it was started on another event loop." """
+    adapter = Adapter("memory://")
+    asyncio.run(adapter.start())
+    with pytest.raises(RuntimeError, match="make another one for this loop"):
+        asyncio.run(adapter.start())
+
+
+async def test_an_asgi_server_says_why_it_did_not_start(caplog: pytest.LogCaptureFixture) -> None:
+    """ "What is raised is also logged, because an ASGI server says no more than that startup failed." """
+    adapter = Adapter(f"redis://127.0.0.1:{free_port()}", connect_timeout=0.3)
+    server: Any = socketio.AsyncServer(async_mode="asgi", client_manager=adapter)
+    app = socketio.ASGIApp(server, on_startup=adapter.start)
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, str]:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    await app({"type": "lifespan"}, receive, send)
+    assert [message["type"] for message in sent] == ["lifespan.startup.failed"]
+    assert "not started: Redis at 127.0.0.1" in caplog.text
+    await adapter.aclose()
+
+
+def test_an_adapter_serves_one_server() -> None:
+    """ "ConfigurationError: it is no `socketio.AsyncServer`, or the adapter serves another one." """
+    adapter = Adapter("memory://")
+    with pytest.raises(ConfigurationError, match="works with socketio"):
+        socketio.Server(async_mode="threading", client_manager=adapter)
+    server: Any = socketio.AsyncServer(async_mode="asgi", client_manager=adapter)
+    adapter.set_server(server)
+    with pytest.raises(ConfigurationError, match="one Adapter for each"):
+        socketio.AsyncServer(async_mode="asgi", client_manager=adapter)
+    assert adapter.server is server
 
 
 async def test_starting_at_the_same_time(scheme: str, shared_brokers: SharedBrokers) -> None:
