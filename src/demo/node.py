@@ -154,6 +154,8 @@ def main() -> int:
     """Serve until the standard input ends, or a signal says so."""
     number = int(sys.argv[1])
     logging.basicConfig(format=f"node {number}: %(message)s", level=logging.WARNING)
+    # told below to the demo, which says it once for all nodes
+    logging.getLogger("roomcast").addFilter(lambda record: not str(record.msg).startswith("roomcast: not started"))
     try:
         node = DemoNode(number, roomcast.Adapter(os.environ["ROOMCAST_URL"], prefix=os.environ["ROOMCAST_DEMO_PREFIX"]))
     except roomcast.RoomcastError as exc:
