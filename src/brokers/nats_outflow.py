@@ -3,8 +3,7 @@
 A **marker** goes out behind what was published, to a subject that only this link hears. The server handles what one
 connection sends in order, so a marker that comes back proves that it has handled all that was written before.
 
-1. Publishes are written in the order of the calls. The first one of a turn of the loop is written at once, those that
-   follow in the same turn together at its end; after a turn with several, all of the next one together at its end.
+1. Publishes are written in the order of the calls: at once, or at the end of the turn of the loop, as `Turn` says.
 2. While the socket takes no more they wait, and `keep_writing` goes on with them.
 3. Each publish has a marker behind it, two markers in a turn at most; it resolves when that comes back.
 4. When the link is gone, what was not written has failed as such, and what was written is unconfirmed.
@@ -18,6 +17,7 @@ from collections.abc import Callable
 
 from roomcast.brokers.nats_commands import PUBLISH
 from roomcast.brokers.nats_connection import CLOG, Connection
+from roomcast.brokers.turn import Turn
 from roomcast.core.broker import Position, Subject
 from roomcast.core.errors import BrokerError, PublishRejected, PublishUnconfirmed
 
@@ -53,8 +53,7 @@ class Outflow:
         self._written: list[tuple[Subject, Publishing]] = []  # since the last marker
         # Each marker that is out, with what was written between it and the one before.
         self._marked: deque[tuple[bytes, list[tuple[Subject, Publishing]]]] = deque()
-        self._held = False  # more may come in this turn of the loop, to leave in one write
-        self._alone = True  # the last turn with a publish had no other
+        self._turn = Turn()
         self._clogged = asyncio.Event()
         self._gone: Callable[[], BrokerError] | None = None
 
@@ -65,10 +64,9 @@ class Outflow:
             _fail(future, self._gone(), None)
             return future
         self._queue.append((subject, payload, future))
-        if not self._held:
-            self._held = True
-            self._loop.call_soon(self._let_go)
-            if self._alone:
+        if not self._turn.under_way:
+            self._loop.call_soon(self._end_turn)
+            if self._turn.begin():
                 self._write()
         return future
 
@@ -121,9 +119,8 @@ class Outflow:
             self._clogged.clear()
             self._write()
 
-    def _let_go(self) -> None:
-        self._alone = len(self._queue) <= (0 if self._alone else 1)
-        self._held = False
+    def _end_turn(self) -> None:
+        self._turn.end(len(self._queue))
         self._write()
 
     def _write(self) -> None:
@@ -138,7 +135,7 @@ class Outflow:
                     self._clogged.set()
                     return
                 self._connection.send(b"".join(self._next_chunk()))
-            if self._written and not (self._held and self._marked):
+            if self._written and not (self._turn.under_way and self._marked):
                 self._connection.send(self._mark())
         except Exception as exc:  # noqa: BLE001 - whatever the library raises here ends the link, and says so
             self._lose(exc)
@@ -152,7 +149,7 @@ class Outflow:
             chunk.append(PUBLISH % (subject.encode(), len(payload), payload))
             size += len(payload)
             written.append((subject, future))
-        if not (self._held and self._marked):
+        if not (self._turn.under_way and self._marked):
             chunk.append(self._mark())
         return chunk
 

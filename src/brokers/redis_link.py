@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any, ClassVar, Protocol, cast
 
 from roomcast.brokers.chunks import chunks
+from roomcast.brokers.turn import Turn
 from roomcast.core.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -135,8 +136,7 @@ class Line:
         self._pending: deque[tuple[bytes, asyncio.Future[Any], int]] = deque()
         # A command with n replies stands here n times: None, and last the future it resolves.
         self._inflight: deque[asyncio.Future[Any] | None] = deque()
-        self._held = False  # more may come in this turn of the loop, to leave in one write
-        self._alone = True  # the last turn with a command had no other
+        self._turn = Turn()
         self._full = False
         self._clogged = asyncio.Event()
         self._gone: Callable[[], BrokerError] | None = None
@@ -157,10 +157,9 @@ class Line:
             future.set_exception(self._gone())
         else:
             self._pending.append((command, future, replies))
-            if not self._held:
-                self._held = True
-                self._loop.call_soon(self._let_go)
-                if self._alone:
+            if not self._turn.under_way:
+                self._loop.call_soon(self._end_turn)
+                if self._turn.begin():
                     self._write()
         return future
 
@@ -201,9 +200,8 @@ class Line:
         with suppress(OSError):  # the error that ended the connection, told before
             await self._writer.wait_closed()
 
-    def _let_go(self) -> None:
-        self._alone = len(self._pending) <= (0 if self._alone else 1)
-        self._held = False
+    def _end_turn(self) -> None:
+        self._turn.end(len(self._pending))
         self._write()
 
     def _write(self) -> None:
