@@ -1,17 +1,22 @@
 """The page of performance, docs/explanation/performance.md, out of the results. Pure: text in, text out."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 
 from bench.contestants import CONTESTANTS
 from bench.goals import GOALS, Ahead, Outcome, Results, ahead, judge, short
 from bench.report import Case, Result, Row
 from bench.sections import NOT_MEASURED, SECTIONS, Section
 
+_ONE_RUN = timedelta(hours=2)
+"""Parts that begin further apart than this are of several runs."""
+
 HEAD = """# Performance
 
 How fast roomcast is, and what it costs, beside python-socketio's own managers and beside Node's socket.io with its
-Redis adapters: all in one run, on one machine, over the same brokers. `make bench-page` writes this page from the
-results of `make bench`; no figure in it is written by hand. Figures of another machine will differ; ratios much less.
+Redis adapters: each section in one run, on one machine, over the same brokers. `make bench-page` writes this page from
+the results of `make bench`; no figure in it is written by hand. Figures of another machine will differ; ratios much
+less.
 """
 
 HOW = """## How it was measured
@@ -61,7 +66,19 @@ def _machine(results: Results) -> str:
     lines = [f"Measured on {began[:10]}, in {minutes:.0f} minutes, on {here}.", "", versions + ".", ""]
     if any(result.scale < 1 for result in results.values()):
         lines += ["Some of it is of a shortened run (`--scale`), on a machine that others used as well.", ""]
+    if apart := _apart(results):
+        lines += [f"{apart} Compare figures within a section: the machine is not always as fast.", ""]
     return "\n".join(lines)
+
+
+def _apart(results: Results) -> str:
+    """When each part began, where the parts are not of one run."""
+    began = {name: datetime.fromisoformat(result.began) for name, result in results.items()}
+    if not began or max(began.values()) - min(began.values()) < _ONE_RUN:
+        return ""
+    first = min(began.values())
+    later = [f"{name} at {when:%H:%M} on {when:%Y-%m-%d}" for name, when in began.items() if when - first >= _ONE_RUN]
+    return f"Most parts began from {first:%H:%M} UTC on, {', '.join(later)}."
 
 
 def _goals(outcomes: Sequence[Outcome]) -> str:

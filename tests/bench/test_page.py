@@ -1,5 +1,6 @@
 """The page is made of the results alone, and the committed page is of the committed results."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,13 @@ def test_the_page_has_medians_with_their_spread_and_the_command(result: Result) 
     assert "Measured on 2026-01-31, in 2 minutes, on 2 cores of abacus" in text
     assert "roomcast 0.1.0." in text
     assert "shortened run" not in text
+
+
+def test_the_page_says_which_parts_are_of_another_run(result: Result) -> None:
+    later = replace(result, part="curves", rows=[], began="2026-02-01T09:30:00+00:00")
+    assert "Compare figures within a section" not in page({"remote_fanout": result})
+    text = page({"remote_fanout": result, "curves": later})
+    assert "UTC on, curves at 09:30 on 2026-02-01. Compare figures within a section" in text
 
 
 def test_the_page_says_what_is_missed_who_is_ahead_and_what_was_not_measured(result: Result) -> None:
